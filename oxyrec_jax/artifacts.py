@@ -1,0 +1,249 @@
+"""Files that are never half written and never trusted unread.
+
+Every file is written beside its place, flushed to disk and renamed. A *bundle* is a
+directory of arrays and files with a `manifest.json` that names its kind, its schema
+version, the configuration that made it and the SHA-256 digest and size of each file.
+Reading checks all of it and names the file that is wrong. No pickle is read or written.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, Any
+
+import numpy as np
+
+from oxyrec_jax.base import InputError
+
+MANIFEST = "manifest.json"
+
+
+@contextlib.contextmanager
+def open_atomic(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
+    """Opens a file that appears under `path` only when the block ends without error.
+
+    Args:
+      path: where the file shall stand; its folder must exist.
+      mode: "wb" or "w" (UTF-8).
+
+    Yields:
+      The open file.
+
+    Raises:
+      InputError: the disk is full or the folder cannot be written; nothing is left
+        behind and an older file under `path` stays as it was.
+    """
+    target = pathlib.Path(path)
+    beside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        with open(beside, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise _write_error(target, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes `value` as readable JSON, atomically. NaN and infinity are refused."""
+    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
+    with open_atomic(path, "w") as file:
+        file.write(text + "\n")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Reads a JSON file; a missing or damaged one raises `InputError` naming it."""
+    try:
+        text = pathlib.Path(path).read_text("utf-8")
+        return json.loads(text)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}); restore or remake it"
+                         ) from error
+
+
+def file_digest(path: str | os.PathLike) -> str:
+    """Returns the SHA-256 digest of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def value_digest(value: Any) -> str:
+    """Returns the SHA-256 digest of a JSON value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_bundle(
+    folder: str | os.PathLike,
+    *,
+    kind: str,
+    version: int,
+    arrays: Mapping[str, np.ndarray],
+    facts: Mapping[str, Any],
+    write_files: Callable[[pathlib.Path], None] | None = None,
+) -> dict[str, Any]:
+    """Writes a bundle and puts it in its place in one rename.
+
+    Args:
+      folder: where the bundle shall stand; an older bundle there is replaced.
+      kind: what the bundle is ("dataset", "semantic-ids"); checked when read.
+      version: schema version of this kind; checked when read.
+      arrays: name to array, each written as `<name>.npy`; names may hold "/".
+      facts: JSON values for the manifest: configuration, counts, metrics.
+      write_files: called with the folder being written, for files of other formats
+        and for arrays too large to hold in memory (write them as `.npy` there).
+
+    Returns:
+      The manifest.
+
+    Raises:
+      InputError: the disk is full or the place cannot be written; an older bundle
+        stays as it was.
+    """
+    target = pathlib.Path(folder)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target)
+        beside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+        beside.mkdir()
+    except OSError as error:
+        raise _write_error(target, error) from error
+    try:
+        for name, array in arrays.items():
+            path = beside / f"{name}.npy"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, np.ascontiguousarray(array), allow_pickle=False)
+        if write_files is not None:
+            write_files(beside)
+        manifest = {"kind": kind, "version": version, **facts, "files": _list(beside)}
+        write_json(beside / MANIFEST, manifest)
+        _replace_folder(beside, target)
+        return manifest
+    except OSError as error:
+        raise _write_error(target, error) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def read_manifest(
+    folder: str | os.PathLike, *, kind: str, version: int, verify: bool = True
+) -> dict[str, Any]:
+    """Reads and checks a bundle's manifest.
+
+    Args:
+      folder: the bundle.
+      kind: the kind that the caller needs.
+      version: the schema version that the caller reads.
+      verify: also check the size and digest of every file.
+
+    Returns:
+      The manifest.
+
+    Raises:
+      InputError: no bundle there, another kind or version, or a file that is missing,
+        cut short or changed, named.
+    """
+    folder = pathlib.Path(folder)
+    if not (folder / MANIFEST).exists():
+        raise InputError(f"{folder} holds no {kind}: {MANIFEST} is missing; "
+                         "run the step that writes it first")
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or manifest.get("kind") != kind:
+        found = manifest.get("kind") if isinstance(manifest, dict) else manifest
+        raise InputError(f"{folder} holds {found!r}, expected {kind!r}")
+    if manifest.get("version") != version:
+        raise InputError(
+            f"{folder} has schema version {manifest.get('version')}, this release reads "
+            f"{version}; make it again with this release")
+    if verify:
+        for name, entry in manifest["files"].items():
+            _check_file(folder, name, entry)
+    return manifest
+
+
+def read_array(folder: str | os.PathLike, name: str) -> np.ndarray:
+    """Opens one array of a bundle, memory-mapped and read-only."""
+    path = pathlib.Path(folder) / f"{name}.npy"
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path} is not a readable array ({error})") from error
+
+
+def _check_file(folder: pathlib.Path, name: str, entry: Mapping[str, Any]) -> None:
+    path = folder / name
+    if ".." in pathlib.PurePosixPath(name).parts or pathlib.PurePath(name).is_absolute():
+        raise InputError(f"{folder / MANIFEST} names {name!r}, outside its folder")
+    if not path.is_file():
+        raise InputError(f"{path} is missing; make the bundle again")
+    if path.stat().st_size != entry["bytes"]:
+        raise InputError(f"{path} has {path.stat().st_size} bytes, its manifest says "
+                         f"{entry['bytes']}; make the bundle again")
+    if file_digest(path) != entry["sha256"]:
+        raise InputError(f"{path} was changed: its SHA-256 digest is not the one in "
+                         f"{MANIFEST}; make the bundle again")
+
+
+def _list(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+            name = path.relative_to(folder).as_posix()
+            files[name] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+    return files
+
+
+def _replace_folder(beside: pathlib.Path, target: pathlib.Path) -> None:
+    _sync_folder(beside)
+    if target.exists():
+        old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
+        os.rename(target, old)
+        os.rename(beside, target)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.rename(beside, target)
+    _sync_folder(target.parent)
+
+
+def _sweep(target: pathlib.Path) -> None:
+    """Cleans up after a writer that was killed; brings back an older bundle."""
+    for old in target.parent.glob(f".{target.name}.*.old"):
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(old, target)
+    for partial in target.parent.glob(f".{target.name}.*.partial"):
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_error(path: pathlib.Path, error: OSError) -> InputError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return InputError(f"{path} could not be written: the disk is full; free some "
+                          "space and run the same command again")
+    return InputError(f"{path} could not be written: {error.strerror or error}")
