@@ -1,0 +1,1 @@
+"""Items to semantic IDs: embeddings, residual quantisers, the table and its trie."""
