@@ -1,0 +1,99 @@
+"""What every loss asks of its arguments, checked while tracing.
+
+A wrong shape or dtype is a programming error: it raises `ValueError` or `TypeError`
+naming the argument, what was found and what was expected, before anything is compiled.
+Values of arrays are never looked at; options are, where they are plain numbers.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from oxyrec_jax.base import Array
+
+Shape = tuple[int, ...]
+
+
+def as_float(name: str, array: Array, shape: Shape | None = None) -> Array:
+    """Returns `array` in float32 (float64 stays), of `shape` where one is given.
+
+    Sums, exponentials and logarithms outgrow 16 bits, so every loss casts at its door.
+
+    Raises:
+      TypeError: it is not a floating-point array.
+      ValueError: its shape is not `shape`.
+    """
+    array = _shaped(name, array, shape)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{name} has dtype {array.dtype}, expected floating point")
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
+def as_mask(name: str, array: Array, shape: Shape | None = None) -> Array:
+    """Returns `array`, which must be bool (true = real) and of `shape` where given.
+
+    Raises:
+      TypeError: it is not bool.
+      ValueError: its shape is not `shape`.
+    """
+    array = _shaped(name, array, shape)
+    if array.dtype != jnp.bool_:
+        raise TypeError(f"{name} has dtype {array.dtype}, expected bool")
+    return array
+
+
+def as_index(name: str, array: Array, shape: Shape | None = None) -> Array:
+    """Returns `array`, which must hold integers and be of `shape` where one is given.
+
+    Raises:
+      TypeError: it does not hold integers.
+      ValueError: its shape is not `shape`.
+    """
+    array = _shaped(name, array, shape)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"{name} has dtype {array.dtype}, expected integers")
+    return array
+
+
+def check_rank(name: str, array: Array, letters: str) -> None:
+    """Raises `ValueError` unless `array` has one axis, none empty, for each letter.
+
+    Args:
+      name: the argument's name, for the message.
+      array: what was given.
+      letters: the expected axes in shape letters, such as `"B G T"`.
+    """
+    shape = np.shape(array)
+    expected = letters.split()
+    if len(shape) != len(expected) or 0 in shape:
+        axes = ", ".join(expected)
+        raise ValueError(f"{name}.shape={shape}, expected [{axes}], none of them 0")
+
+
+def check_option(name: str, value: float, low: float, high: float = np.inf,
+                 *, open_low: bool = False, open_high: bool = False) -> None:
+    """Raises `ValueError` where a plain number lies outside its interval.
+
+    Traced values pass: nothing is known of them while tracing.
+
+    Args:
+      name: the option's name, for the message.
+      value: the number.
+      low: the smallest value allowed.
+      high: the largest value allowed.
+      open_low: `low` itself is not allowed.
+      open_high: `high` itself is not allowed.
+    """
+    if not isinstance(value, (int, float, np.number)):
+        return
+    above = value > low if open_low else value >= low
+    below = value < high if open_high else value <= high
+    if not (above and below):
+        left, right = "(["[not open_low], ")]"[not open_high]
+        raise ValueError(f"{name}={value}, expected in {left}{low}, {high}{right}")
+
+
+def _shaped(name: str, array: Array, shape: Shape | None) -> Array:
+    array = jnp.asarray(array)
+    if shape is not None and array.shape != shape:
+        raise ValueError(f"{name}.shape={array.shape}, expected {shape}")
+    return array
