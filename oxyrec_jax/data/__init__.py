@@ -1,0 +1,1 @@
+"""From a behaviour log to batches: schema, readers, filters, protocols, pipeline."""
