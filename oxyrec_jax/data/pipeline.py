@@ -1,0 +1,359 @@
+"""Batches of NumPy arrays from a prepared data set: deterministic, resumable, sharded.
+
+A batch is a dict (shape letters of `base`; B is the rows of this process):
+
+    items             [B, L] int32  history item at each encoder position, 0 at padding
+    segments          [B, L] int32  0 = padding; 1, 2, … = which window of the row
+    targets           [B, J] int32  the items to predict
+    target_mask       [B, J] bool   true where supervised
+    target_positions  [B, J] int32  target j may see positions <= this of its segment
+    <column>          [B, L]        the history events' side columns that were asked for
+    target_<column>   [B, J]        the same of the target events
+
+Mode "packed" (causal encoder): windows share rows, J = L, the target of position j is
+the event after it. Mode "last" (bidirectional encoder): one target for each row, J = 1,
+with its most recent events. Either way each training target is supervised exactly once
+in an epoch.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+
+from oxyrec_jax.base import InputError
+from oxyrec_jax.data import packing, schema
+from oxyrec_jax.data.dataset import Dataset
+
+Batch = dict[str, np.ndarray]
+_ENDLESS = 1 << 62
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """How training batches are made.
+
+    Attributes:
+      batch: rows of a global batch, over all processes.
+      history: the most events that a target's history may have in the batch.
+      row_length: L of mode "packed", at least `history`; longer rows pack tighter.
+      mode: "packed" or "last".
+      columns: side columns to put into the batch.
+    """
+
+    batch: int = 128
+    history: int = 20  # as in the P1 literature (benchmarks: history <= 20)
+    row_length: int = 64  # ours: Beauty packs to 99 % fill
+    mode: str = "packed"
+    columns: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "history", "row_length"):
+            if not 1 <= getattr(self, name) < 1 << 16:
+                raise InputError(f"pipeline.{name} is {getattr(self, name)}, expected "
+                                 "1 to 65535")
+        if self.mode not in ("packed", "last"):
+            raise InputError(f"pipeline.mode is {self.mode!r}, expected 'packed' or "
+                             "'last'")
+        if self.mode == "packed" and self.row_length < self.history:
+            raise InputError(f"pipeline.row_length is {self.row_length}, less than "
+                             f"pipeline.history {self.history}; make it as large")
+        known = [name for name in schema.COLUMNS if name != "item"]
+        unknown = [name for name in self.columns if name not in known]
+        if unknown:
+            raise InputError(f"pipeline.columns names {', '.join(unknown)}, expected "
+                             f"any of {', '.join(known)}")
+
+
+class TrainSource:
+    """Training batches by step: a function of (data set, configuration, seed, step).
+
+    Attributes:
+      steps_per_epoch: batches in which each training target appears exactly once.
+      targets_per_epoch: how many targets that is.
+      fill: share of the epoch's positions that hold an event.
+    """
+
+    def __init__(self, dataset: Dataset, cfg: Pipeline, *, seed: int,
+                 process_index: int = 0, process_count: int = 1):
+        """Plans the epochs of a data set's training split.
+
+        Args:
+          dataset: with training targets.
+          cfg: what the batches look like.
+          seed: of the order; together with the step it determines a batch.
+          process_index: which contiguous slice of each global batch to make.
+          process_count: into how many slices a global batch is cut.
+
+        Raises:
+          InputError: no training targets, a column that the data set lacks, or a batch
+            that the processes cannot share equally.
+        """
+        if cfg.batch % process_count or not 0 <= process_index < process_count:
+            raise InputError(f"pipeline.batch is {cfg.batch}, which {process_count} "
+                             f"processes (this is number {process_index}) cannot share "
+                             "equally; make it a multiple")
+        rows = np.asarray(dataset.split("train"))
+        make = _Packed if cfg.mode == "packed" else _Last
+        self._plan: _Plan = make(dataset, rows, cfg, seed)
+        self._local = cfg.batch // process_count
+        self._skip, self._batch = process_index * self._local, cfg.batch
+        self.steps_per_epoch = -(-self._plan.rows // cfg.batch)
+        self.targets_per_epoch = int((rows[:, 2] - rows[:, 1]).sum())
+        rows_made = self.steps_per_epoch * cfg.batch
+        self.fill = self._plan.fill * self._plan.rows / rows_made
+
+    def __len__(self) -> int:
+        """As good as endless: epoch follows epoch."""
+        return _ENDLESS
+
+    def __getitem__(self, step: int) -> Batch:
+        """Makes the batch of a step, counted from 0 over all epochs."""
+        epoch, number = divmod(int(step), self.steps_per_epoch)
+        first = number * self._batch + self._skip
+        return self._plan.make(epoch, first, self._local)
+
+
+class _Plan(Protocol):
+    rows: int
+    fill: float
+
+    def make(self, epoch: int, first: int, count: int) -> Batch:
+        """Makes rows `first <= r < first + count` of an epoch; empty past the last."""
+
+
+class _Packed:
+    def __init__(self, dataset: Dataset, rows: np.ndarray, cfg: Pipeline, seed: int):
+        self._events, self._seed = _Events(dataset, cfg), seed
+        self._width = cfg.row_length
+        self._windows = packing.tile(rows, dataset.offsets(), cfg.history)
+        self._rows = packing.pack(self._windows.length, cfg.row_length)
+        self.rows = len(self._rows.offsets) - 1
+        self.fill = packing.fill(self._rows, cfg.row_length)
+        # Two epochs, as threads that read ahead may stand on either side of the turn.
+        self._order = functools.lru_cache(maxsize=2)(self._draw)
+
+    def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng([self._seed, epoch])
+        windows = packing.assign(self._rows, self._windows.length, rng)
+        return windows, rng.permutation(self.rows)
+
+    def make(self, epoch: int, first: int, count: int) -> Batch:
+        windows, order = self._order(epoch)
+        chosen = order[first:first + count]
+        begin, end = self._rows.offsets[chosen], self._rows.offsets[chosen + 1]
+        sizes = end - begin
+        ordinal = _ordinals(sizes)
+        slots = np.repeat(begin, sizes) + ordinal
+        row = np.repeat(np.arange(len(chosen)), sizes)
+        window = windows[slots]
+        batch = self._events.place(
+            count, self._width, start=self._windows.start[window],
+            length=self._windows.length[window],
+            place=row * self._width + self._rows.starts[slots], segment=ordinal + 1,
+            fresh=self._windows.fresh[window])
+        batch["target_positions"] = np.broadcast_to(
+            np.arange(self._width, dtype=np.int32), (count, self._width))
+        return batch
+
+
+class _Last:
+    def __init__(self, dataset: Dataset, rows: np.ndarray, cfg: Pipeline, seed: int):
+        self._maker = _OneTarget(dataset, rows, cfg)
+        self._seed, self.rows = seed, self._maker.targets
+        self.fill = self._maker.fill()
+        self._order = functools.lru_cache(maxsize=2)(self._draw)
+
+    def _draw(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self._seed, epoch]).permutation(self.rows)
+
+    def make(self, epoch: int, first: int, count: int) -> Batch:
+        return self._maker.make(self._order(epoch)[first:first + count], count)
+
+
+class _OneTarget:
+    """Makes batches of one target for each row from targets by number."""
+
+    def __init__(self, dataset: Dataset, rows: np.ndarray, cfg: Pipeline):
+        self._events, self._history = _Events(dataset, cfg), cfg.history
+        self._split, self._base = rows, dataset.offsets()[rows[:, 0]]
+        self._ends = np.cumsum(rows[:, 2] - rows[:, 1])
+        self.targets = int(self._ends[-1])
+
+    def fill(self) -> float:
+        low, high = self._split[:, 1], self._split[:, 2] - 1
+        # Sum over p of min(p, history), in closed form for each row.
+        bend = np.clip(self._history, low - 1, high)
+        short = (bend + low) * (bend - low + 1) // 2
+        events = short + (high - bend) * self._history
+        return float(events.sum()) / (self.targets * self._history)
+
+    def make(self, numbers: np.ndarray, count: int) -> Batch:
+        row = np.searchsorted(self._ends, numbers, side="right")
+        position = self._split[row, 2] - (self._ends[row] - numbers)
+        length = np.minimum(position, self._history)
+        target = self._base[row] + position
+        used = len(numbers)
+        batch = self._events.place(
+            count, self._history, start=target - length, length=length,
+            place=np.arange(used) * self._history,
+            segment=np.ones(used, np.int32), fresh=None)
+        batch["target_mask"] = np.arange(count)[:, None] < used
+        batch["target_positions"] = np.zeros((count, 1), np.int32)
+        batch["target_positions"][:used, 0] = length - 1
+        self._events.put_targets(batch, target, count)
+        return batch
+
+
+class _Events:
+    """Reads events by number and lays them into rows."""
+
+    def __init__(self, dataset: Dataset, cfg: Pipeline):
+        self._first = np.array([shard.first_event for shard in dataset.shards])
+        self._shards = [shard.columns for shard in dataset.shards]
+        self._names = {"items": "item", **{name: name for name in cfg.columns}}
+        for name in cfg.columns:
+            if name not in dataset.columns:
+                raise InputError(f"pipeline.columns names {name!r}, which "
+                                 f"{dataset.folder} does not have; its columns are "
+                                 f"{', '.join(dataset.columns)}")
+
+    def place(
+        self, rows: int, width: int, *, start: np.ndarray, length: np.ndarray,
+        place: np.ndarray, segment: np.ndarray, fresh: np.ndarray | None,
+    ) -> Batch:
+        """Copies windows of events into `[rows, width]` arrays.
+
+        Args:
+          rows: of the batch; those that no window lies in stay empty.
+          width: of a row.
+          start: `[W]` number of each window's first event.
+          length: `[W]` events of each window.
+          place: `[W]` where in the flattened rows the window goes.
+          segment: `[W]` its number in its row, from 1.
+          fresh: `[W]` the first supervised position of each window, to add the targets
+            of every position; None adds no targets.
+        """
+        before = np.cumsum(length) - length
+        count = np.arange(int(length.sum()))
+        events = count + np.repeat(start - before, length)
+        flat = count + np.repeat(place - before, length)
+        batch = {"segments": np.zeros((rows, width), np.int32)}
+        batch["segments"].reshape(-1)[flat] = np.repeat(
+            segment.astype(np.int32), length)
+        for key, name in self._names.items():
+            batch[key] = self._lay(name, events, flat, rows, width)
+        if fresh is not None:
+            batch["target_mask"] = np.zeros((rows, width), bool)
+            batch["target_mask"].reshape(-1)[flat] = (
+                count >= np.repeat(before + fresh, length))
+            for key, name in self._names.items():
+                batch[_target_key(key)] = self._lay(name, events + 1, flat, rows, width)
+        return batch
+
+    def put_targets(self, batch: Batch, events: np.ndarray, rows: int) -> None:
+        """Adds `[rows, 1]` targets, the events of the first rows given by number."""
+        for key, name in self._names.items():
+            batch[_target_key(key)] = self._lay(name, events, np.arange(len(events)),
+                                                rows, 1)
+
+    def _lay(self, name: str, events: np.ndarray, flat: np.ndarray, rows: int,
+             width: int) -> np.ndarray:
+        out = np.full((rows, width), schema.PADDING[name], schema.COLUMNS[name])
+        out.reshape(-1)[flat] = self._take(name, events)
+        return out
+
+    def _take(self, name: str, events: np.ndarray) -> np.ndarray:
+        if len(self._shards) == 1:
+            return self._shards[0][name][events]
+        owner = np.searchsorted(self._first, events, side="right") - 1
+        out = np.empty(len(events), schema.COLUMNS[name])
+        for number in np.unique(owner):
+            mine = owner == number
+            out[mine] = self._shards[number][name][events[mine] - self._first[number]]
+        return out
+
+
+def train_batches(
+    dataset: Dataset, cfg: Pipeline, *, seed: int, process_index: int = 0,
+    process_count: int = 1, start: int = 0, threads: int = 0,
+) -> grain.DatasetIterator:
+    """Iterates over training batches without end, epoch after epoch.
+
+    Args:
+      dataset, cfg, seed, process_index, process_count: as of `TrainSource`.
+      start: the step to begin at; the batches from there on are the same as in a run
+        that began at 0.
+      threads: threads that make batches ahead. 0 makes each when it is asked for: best
+        on a CPU, where a batch costs microseconds and the step wants every core.
+
+    Returns:
+      A grain iterator; `get_state()` is a JSON value that `set_state` takes back.
+
+    Raises:
+      InputError: as of `TrainSource`.
+    """
+    source = TrainSource(dataset, cfg, seed=seed, process_index=process_index,
+                         process_count=process_count)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    iterator = iter(grain.MapDataset.source(source).to_iter_dataset(options))
+    if start:
+        grain.experimental.set_next_index(iterator, start)
+    return iterator
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalBatches:
+    """The batches of a split, in its order; can be iterated any number of times."""
+
+    maker: Any
+    targets: int
+    batch: int
+
+    def __len__(self) -> int:
+        return -(-self.targets // self.batch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for first in range(0, self.targets, self.batch):
+            numbers = np.arange(first, min(first + self.batch, self.targets))
+            batch = self.maker.make(numbers, self.batch)
+            batch["rows"] = np.full(self.batch, -1, np.int64)
+            batch["rows"][:len(numbers)] = numbers
+            yield batch
+
+
+def eval_batches(dataset: Dataset, split: str, *, batch: int, history: int,
+                 columns: tuple[str, ...] = ()) -> EvalBatches:
+    """Makes the batches of a split: one target for each row, each with its history.
+
+    Args:
+      dataset: a prepared data set.
+      split: "train", "valid" or "test".
+      batch: rows of every batch; the last is filled up with empty rows, whose
+        `target_mask` is false.
+      history: the most events of a target's history, the most recent ones.
+      columns: side columns to add.
+
+    Returns:
+      A sized iterable of batches of mode "last" with also `rows` `[B]` int64: which row
+      of `dataset.targets(split)` (in validation and test splits: of the split) each is,
+      -1 for the empty rows.
+
+    Raises:
+      InputError: the split is empty, or the data set lacks a column.
+    """
+    cfg = Pipeline(batch=batch, history=history, mode="last", columns=columns)
+    maker = _OneTarget(dataset, np.asarray(dataset.split(split)), cfg)
+    return EvalBatches(maker, maker.targets, batch)
+
+
+def _target_key(key: str) -> str:
+    return "targets" if key == "items" else f"target_{key}"
+
+
+def _ordinals(sizes: np.ndarray) -> np.ndarray:
+    """0, 1, … within each group: `[2, 3]` gives `[0, 1, 0, 1, 2]`."""
+    return np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
