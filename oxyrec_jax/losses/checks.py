@@ -5,6 +5,7 @@ naming the argument, what was found and what was expected, before anything is co
 Values of arrays are never looked at; options are, where they are plain numbers.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -69,7 +70,7 @@ def check_rank(name: str, array: Array, letters: str) -> None:
         raise ValueError(f"{name}.shape={shape}, expected [{axes}], none of them 0")
 
 
-def check_option(name: str, value: float, low: float, high: float = np.inf,
+def check_option(name: str, value: float | Array, low: float, high: float = np.inf,
                  *, open_low: bool = False, open_high: bool = False) -> None:
     """Raises `ValueError` where a plain number lies outside its interval.
 
@@ -90,6 +91,50 @@ def check_option(name: str, value: float, low: float, high: float = np.inf,
     if not (above and below):
         left, right = "(["[not open_low], ")]"[not open_high]
         raise ValueError(f"{name}={value}, expected in {left}{low}, {high}{right}")
+
+
+def rollouts(log_probs: Array, old_log_probs: Array, advantages: Array,
+             mask: Array) -> tuple[Array, Array, Array, Array]:
+    """The four arguments checked, in float32, without gradient but the first.
+
+    Args:
+      log_probs: `[B, G, T]` float, nats.
+      old_log_probs: `[B, G, T]` float, nats.
+      advantages: `[B, G]` float.
+      mask: `[B, G, T]` bool.
+
+    Returns:
+      The same, what is masked being 0 in all of them, advantages as `[B, G, 1]`.
+
+    Raises:
+      ValueError: shapes disagree.
+      TypeError: a dtype is wrong.
+    """
+    check_rank("log_probs", log_probs, "B G T")
+    log_probs = as_float("log_probs", log_probs)
+    shape = log_probs.shape
+    old_log_probs = as_float("old_log_probs", old_log_probs, shape)
+    advantages = as_float("advantages", advantages, shape[:2])
+    mask = as_mask("mask", mask, shape)
+    live = jnp.any(mask, axis=-1, keepdims=True)
+    return (
+        jnp.where(mask, log_probs, 0),
+        jax.lax.stop_gradient(jnp.where(mask, old_log_probs, 0)),
+        jax.lax.stop_gradient(jnp.where(live, advantages[..., None], 0)),
+        mask,
+    )
+
+
+def check_clip(clip_low: float, clip_high: float) -> None:
+    """Raises `ValueError` unless 0 <= clip_low <= 1 and 0 <= clip_high."""
+    check_option("clip_low", clip_low, 0, 1)
+    check_option("clip_high", clip_high, 0)
+
+
+def check_temperatures(tau_pos: float, tau_neg: float) -> None:
+    """Raises `ValueError` unless both are above 0."""
+    check_option("tau_pos", tau_pos, 0, open_low=True)
+    check_option("tau_neg", tau_neg, 0, open_low=True)
 
 
 def _shaped(name: str, array: Array, shape: Shape | None) -> Array:
