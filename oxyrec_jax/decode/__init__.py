@@ -1,0 +1,1 @@
+"""Constrained search for the best semantic IDs, and the items they stand for."""
