@@ -1,0 +1,1 @@
+"""Honest figures: what a split asks, untrained recommenders, the evaluator."""

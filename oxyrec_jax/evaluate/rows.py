@@ -1,0 +1,125 @@
+"""What the rows of a split are: targets, their histories and what training saw.
+
+A split is `[S, 3]` rows `(sequence, first, last)`; it expands to R *targets*, one for
+each position of each row, in the order of the rows. The history of a target is every
+earlier event of its sequence, whatever split that event is a target of: a model has
+seen the valid item when it is asked for the test item.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from oxyrec_jax.data.dataset import Dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class Events:
+    """The events of a data set and which of them training may read.
+
+    Attributes:
+      items: `[E]` int, item of every event, sequence after sequence, oldest first.
+      offsets: `[S + 1]` int64, where each sequence starts in `items`.
+      train: `[R, 3]` int64, the rows of the train split.
+      num_items: N, ids are `0 <= item < N`.
+    """
+
+    items: np.ndarray
+    offsets: np.ndarray
+    train: np.ndarray
+    num_items: int
+
+    def __post_init__(self):
+        if self.train.ndim != 2 or self.train.shape[1] != 3:
+            raise ValueError(f"{self.train.shape=}, expected [R, 3]")
+        if self.offsets[-1] != len(self.items):
+            raise ValueError(f"{self.offsets[-1]=}, expected {len(self.items)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """The targets of a split.
+
+    Attributes:
+      sequence: `[R]` int64, the sequence of each target.
+      place: `[R]` int64, its event's index among all events of the data set.
+      item: `[R]` int64, the item.
+    """
+
+    sequence: np.ndarray
+    place: np.ndarray
+    item: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+
+def of_dataset(dataset: Dataset) -> Events:
+    """The events of a prepared data set; one without train rows trains on nothing."""
+    train = dataset.splits.get("train", np.zeros((0, 3), np.int64))
+    return Events(dataset.column("item"), dataset.offsets(), np.asarray(train),
+                  dataset.num_items)
+
+
+def expand(events: Events, rows: np.ndarray) -> Targets:
+    """Expands the rows of a split to its targets.
+
+    Args:
+      events: the data set's events.
+      rows: `[S, 3]` int64 `(sequence, first, last)`.
+
+    Returns:
+      `Targets`, row after row, position after position.
+    """
+    rows = np.asarray(rows, np.int64)
+    sizes = np.maximum(rows[:, 2] - rows[:, 1], 0)
+    sequence = np.repeat(rows[:, 0], sizes)
+    within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    place = events.offsets[sequence] + np.repeat(rows[:, 1], sizes) + within
+    return Targets(sequence, place, events.items[place].astype(np.int64))
+
+
+def recent(events: Events, targets: Targets, count: int) -> np.ndarray:
+    """The last items before each target, latest first: `[R, count]`, -1 = none."""
+    back = targets.place[:, None] - np.arange(1, count + 1)
+    inside = back >= events.offsets[targets.sequence][:, None]
+    return np.where(inside, events.items[np.where(inside, back, 0)], -1)
+
+
+def repeats(events: Events, targets: Targets) -> np.ndarray:
+    """Whether each target stands in its own history: `[R]` bool."""
+    sequence = np.repeat(np.arange(len(events.offsets) - 1), np.diff(events.offsets))
+    pairs = sequence * events.num_items + events.items
+    _, first, index = np.unique(pairs, return_index=True, return_inverse=True)
+    return first[index[targets.place]] < targets.place
+
+
+def popularity(events: Events) -> np.ndarray:
+    """How often each item occurs in training: `[N]` int64.
+
+    An event counts once, as a target of the train split. The event before the target
+    at position 1 is no target itself and counts too: otherwise the first event of
+    every user would be lost.
+    """
+    counts = np.bincount(expand(events, events.train).item, minlength=events.num_items)
+    opened = (events.train[:, 1] == 1) & (events.train[:, 2] > 1)
+    starts = np.unique(events.train[opened, 0])
+    openers = events.items[events.offsets[starts]]
+    return counts + np.bincount(openers, minlength=events.num_items)
+
+
+def shuffle_training(events: Events, seed: int) -> Events:
+    """Shuffles, within each sequence, the events that training reads.
+
+    What a baseline still finds afterwards does not come from the order inside a
+    history. The events past a sequence's last training target stay where they are.
+    """
+    length = np.diff(events.offsets)
+    read = np.zeros(len(length), np.int64)
+    np.maximum.at(read, events.train[:, 0], events.train[:, 2])
+    sequence = np.repeat(np.arange(len(length)), length)
+    place = np.arange(len(events.items))
+    inside = place - events.offsets[sequence] < read[sequence]
+    chance = np.random.default_rng(seed).random(len(place))
+    order = np.lexsort((np.where(inside, chance, 1.0 + place), sequence))
+    return dataclasses.replace(events, items=events.items[order])
