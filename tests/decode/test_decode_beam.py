@@ -163,28 +163,39 @@ def test_equals_brute_force_and_the_plain_search(widths, beams, normalise):
                 assert_row_is(result, row, every, sids, beams=beams)
 
 
-@pytest.mark.parametrize("beams", [6, 100])
+@pytest.mark.parametrize("beams", [1, 6, 100])
 def test_equal_scores_are_ranked_by_leaf(beams):
-    # Logits depend on the level and on code % 2 alone, and the softmax runs over the
-    # whole codebook: paths of one parity pattern are equal to the last bit, in float32
-    # as in float64, and other patterns differ by more than 0.1.
+    # The last code of each level is in no item and takes the whole softmax: its logit
+    # is 0 and exp(-200) is nothing beside 1. The others keep their logits -200, -201,
+    # -202 as log-probabilities to the last bit, so that whole numbers are added and
+    # most paths tie, also those whose parents do not.
     widths = (4, 3, 5)
-    rng = np.random.default_rng(0)
-    tables = []
-    for level, (width, gap) in enumerate(zip(widths, (0.9, 0.5, 0.3))):
-        logits = np.where(np.arange(width) % 2, gap, 0.0).astype(np.float32)
-        tables.append(np.tile(logits, (BATCH, math.prod(widths[:level]), 1)))
     largest, _ = full_trie(widths)
-    for _ in range(30):
-        codes = random_catalogue(rng, widths)
+    ties = 0
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        tables = [
+            rng.integers(-202, -199, table.shape).astype(np.float32)
+            for table in random_tables(rng, widths)
+        ]
+        for table in tables:
+            table[..., -1] = 0
+        codes = random_catalogue(rng, [width - 1 for width in widths])
         trie, _ = tries.build_trie(codes, widths, at_least=largest)
         sids = sorted({tuple(row) for row in codes.tolist()})
         result = host(search(tables, trie, beams=beams, normalise="full"))
-        expected = python_beam_search(tables, 0, sids, beams=beams, normalise="full")
-        assert_row_is(result, 0, expected, sids, beams=beams)
-        if beams >= len(sids):
-            every = enumerate_all(tables, 0, sids, normalise="full")
-            assert_row_is(result, 0, every, sids, beams=beams)
+        for row in range(BATCH):
+            expected = python_beam_search(
+                tables, row, sids, beams=beams, normalise="full"
+            )
+            assert_row_is(result, row, expected, sids, beams=beams)
+            want = [score for score, _ in expected]
+            assert result.log_probs[row, : len(want)].tolist() == want
+            ties += len(want) - len(set(want))
+            if beams >= len(sids):
+                every = enumerate_all(tables, row, sids, normalise="full")
+                assert_row_is(result, row, every, sids, beams=beams)
+    assert ties > 100 or beams == 1  # there were equal scores to rank
 
 
 def test_when_all_is_equal_the_lowest_leaves_come_in_order():
