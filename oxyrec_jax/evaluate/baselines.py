@@ -16,6 +16,10 @@ from oxyrec_jax.evaluate.rows import Events, Targets
 BACK = 3
 """How many of the last items Markov and nearest titles look at."""
 
+NAMES = ("popularity", "markov", "title_knn", "popularity_shuffled",
+         "markov_shuffled", "title_knn_shuffled")
+"""Every name that `recommend` may give."""
+
 _WEIGHTS = np.array([6, 3, 2])  # 6/d: whole numbers, so that equal scores are equal
 _CHUNK = 1024  # rows scored at once: 1024 x 12k float32 are 50 MB
 _REPEATS = 0.01  # ours: below this share of training targets a log repeats nothing
@@ -141,13 +145,13 @@ def recommend(events: Events, targets: Targets, k: int, *,
       "_shuffled" behind: `[R, k]` int32 lists.
     """
     lists = {"popularity": popularity(events, targets, k),
-             "markov": markov(events, targets, k),
-             "markov_shuffled": markov_shuffled(events, targets, k, seed=seed)}
-    lists["popularity_shuffled"] = lists["popularity"]
+             "markov": markov(events, targets, k)}
     if embeddings is not None:
         lists["title_knn"] = title_knn(events, targets, k, embeddings)
         lists["title_knn_shuffled"] = lists["title_knn"]
-    return lists
+    lists["popularity_shuffled"] = lists["popularity"]
+    lists["markov_shuffled"] = markov_shuffled(events, targets, k, seed=seed)
+    return {name: lists[name] for name in NAMES if name in lists}
 
 
 def _by_popularity(events: Events) -> np.ndarray:
