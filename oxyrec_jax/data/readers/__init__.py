@@ -1,0 +1,1 @@
+"""Readers of public formats: each gives a `schema.Log` and rejects bad rows."""
