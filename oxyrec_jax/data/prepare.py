@@ -165,8 +165,8 @@ def _filter(log: schema.Log, cfg: DataConfig, counts: dict[str, int]) -> schema.
     if not keep.any():
         raise InputError(
             f"{cfg.path} leaves no user with two events (read {len(log.user)} events "
-            f"of {len(log.users)} users; data.k_core is {cfg.k_core}, data.min_rating is "
-            f"{cfg.min_rating}); give more data or lower them")
+            f"of {len(log.users)} users; data.k_core is {cfg.k_core}, data.min_rating "
+            f"is {cfg.min_rating}); give more data or lower them")
     return _select(log, keep, cfg.k_core)
 
 

@@ -54,7 +54,7 @@ def blocks(place: Place, intake: Intake, wanted: Sequence[str], *,
 
 def whole_numbers(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Returns (`[n]` int64, `[n]` bool good) of texts; a fraction is cut off."""
-    good = _matches(values, r"^-?\d{1,18}(\.\d*)?$")
+    good = _matches(values, r"^-?[0-8]?\d{1,18}(\.\d*)?$")  # below 2^63
     text = pc.replace_substring_regex(_where(good, values, "0"), r"\..*$", "")
     return text.cast(pa.int64()).to_numpy(zero_copy_only=False), good
 
