@@ -93,15 +93,16 @@ def check_option(name: str, value: float | Array, low: float, high: float = np.i
         raise ValueError(f"{name}={value}, expected in {left}{low}, {high}{right}")
 
 
-def rollouts(log_probs: Array, old_log_probs: Array, advantages: Array,
-             mask: Array) -> tuple[Array, Array, Array, Array]:
+def rollouts(log_probs: Array, old_log_probs: Array, advantages: Array, mask: Array, *,
+             name: str = "advantages") -> tuple[Array, Array, Array, Array]:
     """The four arguments checked, in float32, without gradient but the first.
 
     Args:
       log_probs: `[B, G, T]` float, nats.
       old_log_probs: `[B, G, T]` float, nats.
-      advantages: `[B, G]` float.
+      advantages: `[B, G]` float, one figure for each rollout.
       mask: `[B, G, T]` bool.
+      name: what the caller calls `advantages`, for the message.
 
     Returns:
       The same, what is masked being 0 in all of them, advantages as `[B, G, 1]`.
@@ -114,7 +115,7 @@ def rollouts(log_probs: Array, old_log_probs: Array, advantages: Array,
     log_probs = as_float("log_probs", log_probs)
     shape = log_probs.shape
     old_log_probs = as_float("old_log_probs", old_log_probs, shape)
-    advantages = as_float("advantages", advantages, shape[:2])
+    advantages = as_float(name, advantages, shape[:2])
     mask = as_mask("mask", mask, shape)
     live = jnp.any(mask, axis=-1, keepdims=True)
     return (

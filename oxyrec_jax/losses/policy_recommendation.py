@@ -41,7 +41,7 @@ def sa_gcpo_loss(log_probs: Array, old_log_probs: Array, rewards: Array,
     as in `group_advantages`.
     """
     log_probs, old, rewards, mask = checks.rollouts(
-        log_probs, old_log_probs, rewards, mask)
+        log_probs, old_log_probs, rewards, mask, name="rewards")
     checks.check_temperatures(tau_pos, tau_neg)
     rewards, live = rewards[..., 0], jnp.any(mask, axis=-1)
     score = advantage.standardised(rewards, live, ddof=ddof, eps=eps)
@@ -79,7 +79,7 @@ def a2po_loss(log_probs: Array, old_log_probs: Array, business_rewards: Array,
     Source: S-GRec 2026, https://arxiv.org/abs/2602.10606, eq. 6 and 7; clip: GRPO's.
     """
     log_probs, old, business, mask = checks.rollouts(
-        log_probs, old_log_probs, business_rewards, mask)
+        log_probs, old_log_probs, business_rewards, mask, name="business_rewards")
     checks.check_clip(clip_low, clip_high)
     live = jnp.any(mask, axis=-1)
     semantic = checks.as_float("semantic_rewards", semantic_rewards, live.shape)
