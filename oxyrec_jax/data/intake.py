@@ -18,10 +18,11 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
-from oxyrec_jax import artifacts
+from oxyrec_jax import artifacts, progress
 from oxyrec_jax.base import InputError
 
 _LINE_LIMIT = 64 << 20  # bytes; a longer line is no row of any format read here
+_LINES_BETWEEN_SIGNS = 1 << 16
 _TEXT_KEPT = 200  # characters of a bad row in the quarantine file
 _MEMBER_LIMIT, _RATIO_LIMIT = 1 << 30, 1000  # a larger member may not inflate so much
 
@@ -150,8 +151,21 @@ class Intake(contextlib.AbstractContextManager):
     def lines(self, place: Place, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
         """Yields (number from 1, text without its end) of each line that is not empty.
 
-        A line that is not text in `encoding` goes to quarantine.
+        A line that is not text in `encoding` goes to quarantine. Shows progress.
         """
+        with progress.bar(f"reading {place.name}", None) as advance:
+            done = 0
+            for number, text in self._lines(place, encoding):
+                yield number, text
+                if number - done >= _LINES_BETWEEN_SIGNS:
+                    advance(number - done)
+                    done = number
+
+    def header(self, place: Place) -> str:
+        """Returns the first line that is not empty, "" where there is none."""
+        return next(self._lines(place, "utf-8"), (0, ""))[1]
+
+    def _lines(self, place: Place, encoding: str) -> Iterator[tuple[int, str]]:
         with self.open(place) as file:
             number = 0
             while line := file.readline(_LINE_LIMIT):

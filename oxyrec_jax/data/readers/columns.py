@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from oxyrec_jax import progress
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data.intake import Intake, Place
 
@@ -46,10 +47,14 @@ def blocks(place: Place, intake: Intake, wanted: Sequence[str], *,
       InputError: the file is missing, damaged, empty, or lacks a column.
     """
     if is_parquet(place):
-        return _parquet_blocks(place, intake, wanted)
-    suffix = pathlib.PurePath(place.name).suffix
-    return _csv_blocks(place, intake, wanted,
-                       delimiter or ("\t" if suffix in (".tsv", ".txt") else ","))
+        read = _parquet_blocks(place, intake, wanted)
+    else:
+        tabs = pathlib.PurePath(place.name).suffix in (".tsv", ".txt")
+        read = _csv_blocks(place, intake, wanted, delimiter or ("\t" if tabs else ","))
+    with progress.bar(f"reading {place.name}", None) as advance:
+        for block in read:
+            yield block
+            advance(len(block[0]))
 
 
 def whole_numbers(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -99,8 +104,7 @@ def _csv_blocks(place: Place, intake: Intake, wanted: Sequence[str],
                 delimiter: str) -> Iterator[Block]:
     if len(delimiter) != 1:
         raise InputError(f"data.delimiter is {delimiter!r}, expected one character")
-    _, header = next(intake.lines(place), (0, ""))
-    found = next(csv.reader([header], delimiter=delimiter), [])
+    found = next(csv.reader([intake.header(place)], delimiter=delimiter), [])
     _check_columns(place, wanted, found)
     skipped: list[int] = []
 
