@@ -154,12 +154,13 @@ class Intake(contextlib.AbstractContextManager):
         A line that is not text in `encoding` goes to quarantine. Shows progress.
         """
         with progress.bar(f"reading {place.name}", None) as advance:
-            done = 0
+            done = number = 0
             for number, text in self._lines(place, encoding):
                 yield number, text
                 if number - done >= _LINES_BETWEEN_SIGNS:
                     advance(number - done)
                     done = number
+            advance(number - done)
 
     def header(self, place: Place) -> str:
         """Returns the first line that is not empty, "" where there is none."""
