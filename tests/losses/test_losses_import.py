@@ -64,8 +64,8 @@ def test_names_and_options_are_those_of_the_documentation():
         "a2po_loss(log_probs, old_log_probs, business_rewards, semantic_rewards, "
         "mask, *, clip_low, clip_high, eps)")
     assert signature("chunked_next_code_loss") == (
-        "chunked_next_code_loss(hidden, table, targets, mask, *, chunk, sample_weights, "
-        "label_smoothing, z_loss)")
+        "chunked_next_code_loss(hidden, table, targets, mask, *, chunk, "
+        "sample_weights, label_smoothing, z_loss)")
 
 
 def test_everything_public_is_documented():
