@@ -1,0 +1,328 @@
+"""Milliseconds of a whole request: encoder, cross keys and values, constrained beams.
+
+    python benchmarks/decode.py --quick --json --peer      # under a minute on two cores
+    python benchmarks/decode.py --peer                     # batch of 32, ten minutes
+
+The network has the size of TIGER's T5 (width 128, 4 + 4 layers, 6 heads of 64, inner
+width 1024), random weights, 12,000 items of 4 codes out of 256 each, a history of 30
+items. The peer is Hugging Face's T5 with `generate` held to the same items
+(`peer_t5.py`), timed in turns with ours in the same process on the same threads.
+
+Ours reads an item as one position, the peer as four tokens. So that a reader sees what
+the shorter input gives and what the search gives, ours is timed on 120 positions too.
+
+`ratio_vs_peer` is wall time of the peer : ours at 30 positions, by number of beams.
+CPU time stands beside wall time, for machines that do other work as well.
+"""
+
+import argparse
+import dataclasses
+import functools
+import gc
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+# JAX and PyTorch read these when they are imported; idle threads must not spin.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import peer_t5  # noqa: E402
+from flax import linen as nn  # noqa: E402
+
+from oxyrec_jax import profiling  # noqa: E402
+from oxyrec_jax.decode import beam  # noqa: E402
+from oxyrec_jax.models import flops, generator  # noqa: E402
+from oxyrec_jax.tokenizer import trie as tries  # noqa: E402
+
+WIDTHS = (256,) * 4
+ITEMS = 12_000
+HISTORY = 30
+TARGET = {50: 10}
+SIZE = peer_t5.Size(width=128, heads=6, head_width=64, mlp_width=1024, layers=4)
+CONFIG = generator.ModelConfig(
+    width=SIZE.width, heads=SIZE.heads, head_width=SIZE.head_width,
+    mlp_width=SIZE.mlp_width, encoder_layers=SIZE.layers, decoder_layers=SIZE.layers,
+    causal=False, item_embedding=False, dropout=0.0)
+
+
+def main() -> None:
+    options = _options()
+    cores = sorted(os.sched_getaffinity(0))[:options.threads]
+    options.threads = len(cores)
+    os.sched_setaffinity(0, set(cores))  # before JAX makes its threads
+    codes = make_codes(ITEMS)
+    ours = Ours(codes)
+    peer, versions = None, "no peer"
+    if options.peer:
+        peer = _peer(codes, options.threads)
+        versions = peer.versions
+    # 512: a product short enough to end between two turns of the scheduler
+    matmul = profiling.matmul_peak("float32", size=512, seconds=1.0)
+    memory = memory_rate()
+    print(f"device: {options.threads} of {os.cpu_count()} cores, {platform.machine()}; "
+          f"Python {platform.python_version()}, JAX {jax.__version__}, {versions}")
+    print(f"shapes: batch {options.batch}, {ITEMS:,} items of {len(WIDTHS)} codes of "
+          f"{WIDTHS[0]}, {len(ours.leaves):,} leaves, {SIZE}, float32")
+    print(f"measured peaks: {matmul / 1e9:.0f} GFLOP/s (float32 matrix product), "
+          f"{memory / 1e9:.0f} GB/s (read and write)")
+    print(f"ours: {HISTORY} positions, one for each history item, SwiGLU (3 matrices); "
+          f"peer: {HISTORY * len(WIDTHS)} tokens, {len(WIDTHS)} for each item, ReLU (2 "
+          "matrices). Median (lowest to highest) of the repeats after one warm-up.")
+    rows = [
+        measure(ours, peer, options, beams=beams, positions=positions,
+                matmul=matmul, memory=memory)
+        for beams in options.beams for positions in options.positions
+        if positions == HISTORY or not options.quick or beams == 50
+    ]
+    for row in rows:
+        if row.beams in TARGET and row.peer_wall:
+            print(f"target at K={row.beams}: {TARGET[row.beams]}; reached "
+                  f"{row.ratio():.1f}, and {_equal_length(row, rows) or 0:.1f} with "
+                  f"{HISTORY * len(WIDTHS)} positions as the peer has")
+    if options.json:
+        print(json.dumps(_summary(rows, options, matmul, memory)))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flag = {"action": "store_true"}
+    parser.add_argument("--quick", help="batch of 4, two repeats", **flag)
+    parser.add_argument("--json", help="one JSON object as the last line", **flag)
+    parser.add_argument("--peer", help="time the peer in the same run", **flag)
+    parser.add_argument("--batch", type=int, help="requests at once (32; quick: 4)")
+    parser.add_argument("--repeats", type=int, help="timed turns (5; quick: 2)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--beams", type=int, nargs="+", default=[10, 20, 50, 256])
+    parser.add_argument("--positions", type=int, nargs="+",
+                        default=[HISTORY, HISTORY * len(WIDTHS)],
+                        help="our encoder's lengths (30 120)")
+    options = parser.parse_args()
+    options.batch = options.batch or (4 if options.quick else 32)
+    options.repeats = options.repeats or (2 if options.quick else 5)
+    return options
+
+
+def _peer(codes: np.ndarray, threads: int) -> peer_t5.ConstrainedT5:
+    try:
+        return peer_t5.ConstrainedT5(codes, WIDTHS, SIZE, threads=threads)
+    except ImportError as error:
+        raise SystemExit(f"--peer needs the extra: pip install -e '.[bench]' ({error})")
+
+
+def make_codes(items: int, seed: int = 0) -> np.ndarray:
+    """Distinct semantic IDs `[N, T]` with popular and rare codes on each level."""
+    rng = np.random.default_rng(seed)
+    ids = np.zeros((0, len(WIDTHS)), np.int32)
+    while len(ids) < items:
+        columns = []
+        for width in WIDTHS:
+            share = rng.permutation(1 / (np.arange(width) + 8.0))
+            columns.append(rng.choice(width, items, p=share / share.sum()))
+        fresh = np.stack(columns, axis=1).astype(np.int32)
+        ids = np.unique(np.concatenate([ids, fresh]), axis=0)
+    return rng.permutation(ids)[:items]
+
+
+class Ours:
+    """The network with random weights and its compiled request."""
+
+    def __init__(self, codes: np.ndarray):
+        self.codes = codes
+        self.trie, self.leaves = tries.build_trie(codes, WIDTHS)
+        self.tables = generator.ItemTables(jnp.asarray(codes))
+        self.model = generator.Generator(CONFIG, WIDTHS, len(codes))
+        batch = self.batch(np.zeros((1, HISTORY), np.int32))
+        batch["targets"] = jnp.zeros((1, 1), jnp.int32)
+        params = nn.unbox(self.model.init(jax.random.key(0), batch, self.tables))
+        # spread the logits, as a trained network does
+        vectors = params["params"]["code_vectors"]
+        params["params"]["code_vectors"] = vectors * SIZE.width**0.5
+        self.params = params
+        self._request = jax.jit(self._search, static_argnames="beams")
+
+    def batch(self, items: np.ndarray) -> dict[str, jax.Array]:
+        """What the network reads of `[B, L]` full histories."""
+        last = np.full((len(items), 1), items.shape[1] - 1, np.int32)
+        return {"items": jnp.asarray(items), "target_positions": jnp.asarray(last),
+                "segments": jnp.ones(items.shape, jnp.int32)}
+
+    def recommend(self, items: np.ndarray, beams: int) -> np.ndarray:
+        """`[B, L]` histories to `[B, K]` leaves on the host."""
+        found = self._request(self.params, self.tables, self.trie, self.batch(items),
+                              beams=beams)
+        return np.asarray(found.leaves)
+
+    def _search(self, params, tables, trie, batch, *, beams: int) -> beam.Beams:
+        call = functools.partial(self.model.apply, params)
+        shared = call(batch, tables, method="start_search")
+
+        def step(past, codes, level):
+            return call(shared, past, codes, level, method="search_step")
+
+        return beam.beam_search(step, (), trie, beams=beams,
+                                batch=batch["items"].shape[0])
+
+
+@dataclasses.dataclass
+class Row:
+    """Figures of one number of beams and one length; milliseconds of one request."""
+
+    beams: int
+    positions: int
+    wall: list[float] = dataclasses.field(default_factory=list)
+    cpu: list[float] = dataclasses.field(default_factory=list)
+    peer_wall: list[float] = dataclasses.field(default_factory=list)
+    peer_cpu: list[float] = dataclasses.field(default_factory=list)
+    flops: float = 0.0
+    bytes: float = 0.0
+    bound: float = 0.0
+
+    def ratio(self, kind: str = "wall") -> float | None:
+        """Peer : ours by medians; None without a peer."""
+        theirs = getattr(self, f"peer_{kind}")
+        mine = statistics.median(getattr(self, kind))
+        return statistics.median(theirs) / mine if theirs else None
+
+
+def measure(ours: Ours, peer: peer_t5.ConstrainedT5 | None,
+            options: argparse.Namespace, *, beams: int, positions: int, matmul: float,
+            memory: float) -> Row:
+    """Times one shape, ours and the peer in turns, and prints its lines."""
+    rng, row = np.random.default_rng(beams), Row(beams, positions)
+
+    def draw(length: int) -> np.ndarray:
+        return rng.integers(ITEMS, size=(options.batch, length), dtype=np.int32)
+
+    start = time.perf_counter()
+    found = ours.recommend(draw(positions), beams)
+    compiling = time.perf_counter() - start
+    if (found < 0).any():
+        raise SystemExit(f"K={beams}: a beam is dead in a catalogue of {ITEMS} items")
+    with_peer = peer is not None and positions == HISTORY
+    if with_peer:
+        peer.recommend(draw(HISTORY)[:1], beams)
+    gc.collect()
+    for _ in range(options.repeats):
+        _time(row.wall, row.cpu, options.batch, ours.recommend, draw(positions), beams)
+        if with_peer:
+            codes = _time(row.peer_wall, row.peer_cpu, options.batch,
+                          peer.recommend, draw(HISTORY), beams)
+            _check_legal(ours, codes)
+    row.flops, row.bytes = request_cost(ours, beams, positions, options.batch)
+    row.bound = max(row.flops / matmul, row.bytes / memory) * 1e3
+    by_wall = row.bound / statistics.median(row.wall)
+    by_cpu = row.bound * options.threads / statistics.median(row.cpu)
+    print(f"K={beams:>3}, {positions:>3} positions: {_spread(row.wall)} ms/request "
+          f"(CPU {statistics.median(row.cpu):.2f}; compiled in {compiling:.0f} s) | "
+          f"{row.flops / 1e9:.3f} GFLOP, {row.bytes / 1e6:.2f} MB: bound "
+          f"{row.bound:.2f} ms; reached {by_wall:.0%} by wall, {by_cpu:.0%} by CPU")
+    if with_peer:
+        print(f"       peer, {HISTORY * len(WIDTHS)} tokens: {_spread(row.peer_wall)} "
+              f"ms/request (CPU {statistics.median(row.peer_cpu):.2f}) | ratio "
+              f"{row.ratio():.1f} by wall, {row.ratio('cpu'):.1f} by CPU time")
+    return row
+
+
+def _time(wall: list[float], cpu: list[float], requests: int, run: Callable,
+          *args) -> np.ndarray:
+    start, begun = time.perf_counter(), time.process_time()
+    result = run(*args)
+    wall.append((time.perf_counter() - start) * 1e3 / requests)
+    cpu.append((time.process_time() - begun) * 1e3 / requests)
+    return result
+
+
+def _check_legal(ours: Ours, codes: np.ndarray) -> None:
+    flat = codes.reshape(-1, len(WIDTHS)).astype(np.int32)
+    if (np.asarray(tries.item_paths(ours.trie, flat))[:, -1] < 0).any():
+        raise SystemExit("the peer answered with an item that does not exist")
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+
+
+def request_cost(ours: Ours, beams: int, positions: int, batch: int,
+                 ) -> tuple[float, float]:
+    """What one request must cost at least: FLOPs of matrix products, bytes of memory.
+
+    Weights are read once for a batch in the encoder and once at each level in the
+    decoder; keys and values of the history once at each level for all beams; a beam's
+    own keys and values and its logits are written and read. Other activations are
+    taken to stay in cache.
+    """
+    inner, width, layers = CONFIG.heads * CONFIG.head_width, CONFIG.width, SIZE.layers
+    encoder = flops.forward_flops(CONFIG, WIDTHS, lengths=[positions], targets=[1])
+    work = encoder.encoder + layers * positions * 4 * width * inner
+    matrices = 4 * width * inner + 3 * width * CONFIG.mlp_width
+    floats = layers * (matrices + 2 * width * inner) / batch
+    live, nodes = 1, [int(jnp.sum(codes >= 0)) for codes in ours.trie.codes]
+    for level, codes in enumerate(WIDTHS):
+        own = 2 * inner * (level + 1)
+        work += live * (layers * (2 * matrices + 4 * width * inner + 2 * own
+                                  + 4 * positions * inner) + 2 * width * codes)
+        floats += (layers * (matrices + 2 * width * inner) + width * codes) / batch
+        floats += layers * 2 * positions * inner
+        floats += live * (layers * 2 * own + 2 * codes)
+        live = min(beams, nodes[level])
+    return work, 4 * floats
+
+
+def memory_rate(megabytes: int = 256) -> float:
+    """Bytes read and written each second by a pass over an array larger than caches."""
+    values = jnp.zeros(megabytes * 2**20 // 4, jnp.float32)
+    add = jax.jit(lambda x: x + 1, donate_argnums=0)  # in place: no fresh pages
+    best = float("inf")
+    for _ in range(8):
+        start = time.perf_counter()
+        values = add(values).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2 * values.nbytes / best
+
+
+def _equal_length(row: Row, rows: list[Row]) -> float | None:
+    """Peer : ours when ours reads as many positions as the peer reads tokens."""
+    for other in rows:
+        if other.beams == row.beams and other.positions == HISTORY * len(WIDTHS):
+            if row.peer_wall:
+                return statistics.median(row.peer_wall) / statistics.median(other.wall)
+    return None
+
+
+def _summary(rows: list[Row], options: argparse.Namespace, matmul: float,
+             memory: float) -> dict:
+    """What `--json` prints; `ms_per_request` and `ratio_vs_peer` by K."""
+    def by_beams(figure: Callable[[Row], float | None], positions: int) -> dict:
+        return {str(row.beams): round(value, 4) for row in rows
+                if row.positions == positions
+                for value in [figure(row)] if value is not None}
+
+    def wall(row: Row) -> float:
+        return statistics.median(row.wall)
+
+    long = HISTORY * len(WIDTHS)
+    return {
+        "ms_per_request": by_beams(wall, HISTORY),
+        "ratio_vs_peer": by_beams(lambda row: row.ratio(), HISTORY),
+        "ratio_vs_peer_cpu": by_beams(lambda row: row.ratio("cpu"), HISTORY),
+        "ratio_vs_peer_equal_length": by_beams(
+            lambda row: _equal_length(row, rows), HISTORY),
+        "ms_per_request_long": by_beams(wall, long),
+        "bound_share": by_beams(lambda row: row.bound / wall(row), HISTORY),
+        "bound_share_long": by_beams(lambda row: row.bound / wall(row), long),
+        "target": {str(beams): ratio for beams, ratio in TARGET.items()},
+        "batch": options.batch, "repeats": options.repeats,
+        "threads": options.threads, "gflops_peak": round(matmul / 1e9, 1),
+        "gbytes_per_s_peak": round(memory / 1e9, 1),
+    }
+
+
+if __name__ == "__main__":
+    main()
