@@ -1,0 +1,6 @@
+"""The report of a run: one HTML file that explains itself and opens without network."""
+
+from oxyrec_jax.report.page import read_training_log, write_report
+from oxyrec_jax.report.sections import Example
+
+__all__ = ["Example", "read_training_log", "write_report"]

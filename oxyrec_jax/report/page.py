@@ -1,0 +1,166 @@
+"""One self-contained HTML file: everything inline, nothing loaded from a network."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.offline
+
+from oxyrec_jax import __version__, artifacts
+from oxyrec_jax.base import InputError
+from oxyrec_jax.data.dataset import Dataset
+from oxyrec_jax.report import sections, semantic_map, style
+from oxyrec_jax.report.fragments import Html, raw, tag
+
+# Whatever a title or a library may try, the browser loads nothing. Charts drawn by the
+# graphics card compile their programs at run time, hence 'unsafe-eval'.
+_POLICY = ("default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; "
+           "style-src 'unsafe-inline'; img-src data: blob:")
+_LEADS = {
+    "summary": ("Summary", "What this run achieved, and whether it beats "
+                "recommenders that learn nothing."),
+    "results": ("Results", "The model beside untrained baselines on the same targets, "
+                "with the uncertainty of every figure."),
+    "training": ("Training", "How the loss and the validation figures moved."),
+    "semantic-ids": ("Semantic IDs", "The codes that stand for items: the vocabulary "
+                     "in which the model writes its recommendations."),
+    "examples": ("Examples", "What single users get to see."),
+    "provenance": ("Configuration and provenance", "Everything needed to make these "
+                   "figures again."),
+    "glossary": ("Glossary", "The terms of this page."),
+}
+
+
+def write_report(
+    path: str | os.PathLike,
+    *,
+    title: str,
+    results: Mapping[str, Mapping[str, Any]] | None = None,
+    training: Sequence[Mapping[str, Any]] | None = None,
+    semantic_ids: str | os.PathLike | None = None,
+    dataset: Dataset | None = None,
+    examples: Sequence[sections.Example] = (),
+    facts: Mapping[str, Any] | None = None,
+) -> pathlib.Path:
+    """Writes the report; whatever is not given is said to be missing.
+
+    Args:
+      path: the HTML file; its folder must exist.
+      title: of the page.
+      results: a name such as "Beauty, test" to what `evaluate` returned as results;
+        the first fills the summary.
+      training: entries of the training log, each with "step" and any figures; names
+        with "loss" in them and names with "@" get charts of their own.
+      semantic_ids: folder of the semantic-ID bundle.
+      dataset: for the items' titles, and its manifest for the provenance.
+      examples: users to show.
+      facts: configuration, versions, timings …; each nested mapping is a table of its
+        own. Numbers under "timings" also become cards.
+
+    Returns:
+      The path.
+
+    Raises:
+      InputError: a damaged bundle, items that data set and bundle do not share, an
+        example that names an unknown item, or a file that cannot be written.
+    """
+    results, facts = results or {}, facts or {}
+    sids = None if semantic_ids is None else semantic_map.read(semantic_ids)
+    titles = None if dataset is None else _titles(dataset)
+    if sids is not None and titles is not None and len(titles) != len(sids.codes):
+        raise InputError(f"{semantic_ids} holds {len(sids.codes)} items, the data set "
+                         f"{len(titles)}; give the bundle made from this data set")
+    _check_examples(examples, len(titles or ()) if sids is None else len(sids.codes))
+    content = {
+        "summary": sections.summary(results, sids, facts),
+        "results": sections.evaluation(results),
+        "training": sections.training(training),
+        "semantic-ids": sections.semantic_ids(sids, titles),
+        "examples": sections.examples(examples, titles, sids),
+        "provenance": sections.provenance(
+            facts, results, None if dataset is None else dataset.manifest),
+        "glossary": sections.glossary(),
+    }
+    target = pathlib.Path(path)
+    with artifacts.open_atomic(target, "w") as file:
+        file.write(_page(title, content, _pills(results, dataset)))
+    return target
+
+
+def read_training_log(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Reads a training log of JSON lines.
+
+    A last line without its end is what a killed run leaves; it is left out.
+
+    Raises:
+      InputError: the file is missing, or a line is not a JSON object, named.
+    """
+    try:
+        text = pathlib.Path(path).read_text("utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text ({error})") from error
+    entries = []
+    for place, line in enumerate(text.splitlines(keepends=True), 1):
+        if not line.endswith("\n"):
+            break
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path} line {place} is not JSON ({error})") from error
+        if not isinstance(entry, dict):
+            raise InputError(f"{path} line {place} is {type(entry).__name__}, expected "
+                             "an object with a step and figures")
+        entries.append(entry)
+    return entries
+
+
+def _titles(dataset: Dataset) -> list[str]:
+    """A title for every item; its text or its own id where it has none."""
+    items = dataset.item_table()
+    columns = [items[name].to_pylist() for name in ("title", "text", "item_id")]
+    return [title or (text or "")[:120] or str(name)
+            for title, text, name in zip(*columns)]
+
+
+def _check_examples(examples: Sequence[sections.Example], items: int) -> None:
+    for example in examples:
+        named = [*example.history, *example.items]
+        named += [] if example.target is None else [example.target]
+        if items and named and (max(named) >= items or min(named) < -1):
+            raise InputError(f"the example of user {example.user!r} names item "
+                             f"{max(named)}, but there are {items} items")
+
+
+def _pills(results: Mapping[str, Mapping[str, Any]], dataset: Dataset | None) -> Html:
+    first: Mapping[str, Any] = next(iter(results.values()), {})
+    manifest: Mapping[str, Any] = {} if dataset is None else dataset.manifest
+    shown = [(label, first.get(key) or manifest.get(key))
+             for label, key in (("data", "source"), ("protocol", "protocol"),
+                                ("ties", "tie_policy"), ("split", "split"))]
+    pills = [tag("li", f"{label} ", tag("b", value)) for label, value in shown if value]
+    pills.append(tag("li", "oxyrec_jax ", tag("b", __version__)))
+    return tag("ul", pills, class_="pills")
+
+
+def _page(title: str, content: Mapping[str, Sequence[Html]], pills: Html) -> str:
+    parts = [tag("section", tag("h2", _LEADS[name][0]),
+                 tag("p", _LEADS[name][1], class_="lead"), list(pieces), id=name)
+             for name, pieces in content.items()]
+    links = [tag("a", _LEADS[name][0], href=f"#{name}") for name in content]
+    head = tag(
+        "head", tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        tag("title", title), tag("style", raw(style.CSS)))
+    body = tag(
+        "body", tag("header", tag("h1", title), pills), tag("nav", tag("div", links)),
+        tag("main", parts),
+        tag("footer", tag("p", "Charts need a browser with scripts switched on; tables "
+                          "and words do not. This file loads nothing from a network.")),
+        tag("script", raw(plotly.offline.get_plotlyjs())),
+        tag("script", raw(style.SCRIPT)))
+    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"

@@ -1,0 +1,208 @@
+"""What the semantic IDs look like: a map, how codes are used, what they hold."""
+
+import collections
+import dataclasses
+import html
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.colors
+import plotly.graph_objects as go
+
+from oxyrec_jax import artifacts
+from oxyrec_jax.report import figures
+
+KIND = "semantic-ids"
+VERSION = 1
+_MAP_POINTS = 15_000  # more make the file large and the page slow
+_LABELS = 14
+_TITLE = 90  # characters
+_WORD = re.compile(r"[^\W\d_]{3,}")
+
+
+@dataclasses.dataclass(frozen=True)
+class SemanticIds:
+    """A semantic-ID bundle, opened.
+
+    Attributes:
+      codes: `[N, T]` int.
+      embeddings: `[N, D]` float, what was quantised.
+      facts: its manifest.
+    """
+
+    codes: np.ndarray
+    embeddings: np.ndarray
+    facts: Mapping[str, Any]
+
+    @property
+    def widths(self) -> list[int]:
+        """How many codes each level has room for."""
+        return list(self.facts["widths"])
+
+
+def read(folder: str | os.PathLike) -> SemanticIds:
+    """Opens a bundle of kind "semantic-ids"; a damaged one raises `InputError`."""
+    facts = artifacts.read_manifest(folder, kind=KIND, version=VERSION)
+    return SemanticIds(artifacts.read_array(folder, "codes"),
+                       artifacts.read_array(folder, "embeddings"), facts)
+
+
+def spell(codes: Sequence[int]) -> str:
+    """A semantic ID in letters and numbers: `a17 b203 c5`."""
+    return " ".join(f"{chr(ord('a') + level % 26)}{code}"
+                    for level, code in enumerate(codes))
+
+
+def share_counts(codes: np.ndarray) -> np.ndarray:
+    """How many items stand behind each semantic ID that is used: `[IDs]`."""
+    return np.unique(codes, axis=0, return_counts=True)[1]
+
+
+def perplexity(counts: np.ndarray) -> float:
+    """`exp` of the entropy (nats) of the codes' use."""
+    share = counts[counts > 0] / counts.sum()
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def typical_words(first: np.ndarray, titles: Sequence[str], *, count: int = 3
+                  ) -> dict[int, str]:
+    """The words that tell each level-1 code's titles from the rest.
+
+    A word scores `p log(p / q)`: p the share of the code's titles that hold it, q the
+    share of all titles; words held by a single title of the code are left out.
+    """
+    bags = [set(_WORD.findall(title.lower())) for title in titles]
+    everywhere = collections.Counter(word for bag in bags for word in bag)
+    inside: dict[int, collections.Counter] = collections.defaultdict(
+        collections.Counter)
+    for code, bag in zip(first.tolist(), bags):
+        inside[code].update(bag)
+    sizes = collections.Counter(first.tolist())
+    found = {}
+    for code, counter in inside.items():
+        scores = {}
+        for word, n in counter.items():
+            lift = n / sizes[code] * len(bags) / everywhere[word]
+            if lift > 1 and (n > 1 or sizes[code] == 1):
+                scores[word] = n / sizes[code] * np.log(lift)
+        best = sorted(scores, key=lambda word: (-scores[word], word))[:count]
+        found[code] = ", ".join(best)
+    return found
+
+
+def item_map(sids: SemanticIds, titles: Sequence[str], words: Mapping[int, str]
+             ) -> tuple[go.Figure, int, float]:
+    """Items in the plane of their embeddings' two main directions.
+
+    Returns:
+      The figure, how many items it shows, and the share of the variance that the plane
+      keeps.
+    """
+    chosen = np.arange(len(sids.codes))
+    if len(chosen) > _MAP_POINTS:
+        chosen = np.sort(np.random.default_rng(0).choice(chosen, _MAP_POINTS, False))
+    vectors = np.asarray(sids.embeddings[chosen], np.float64)
+    plane, share = _principal(vectors / np.maximum(
+        np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
+    codes = np.asarray(sids.codes[chosen])
+    present, code_of = np.unique(codes[:, 0], return_inverse=True)
+    sizes = np.bincount(code_of)
+    centres = np.stack([np.bincount(code_of, plane[:, axis]) / sizes
+                        for axis in (0, 1)], 1)
+    hue = np.arctan2(centres[:, 1], centres[:, 0]) / (2 * np.pi) % 1
+    text = [f"{html.escape(_short(titles[item]))}<br>{spell(codes[row])}"
+            for row, item in enumerate(chosen.tolist())]
+    view = np.quantile(plane, [0.001, 0.999], axis=0)  # a few items lie outside
+    view += np.array([[-0.05], [0.05]]) * np.ptp(view, axis=0)
+    figure = go.Figure(layout=figures.layout(
+        580, xaxis={"visible": False, "range": view[:, 0]},
+        yaxis={"visible": False, "range": view[:, 1]},
+        showlegend=False, hovermode="closest", meta="map",
+        margin={"l": 0, "r": 0, "t": 30, "b": 0}, modebar={
+            "bgcolor": "rgba(0,0,0,0)", "color": "var(--rival)",
+            "activecolor": "var(--ink)"}))
+    figure.add_scattergl(
+        x=plane[:, 0].astype(np.float32), y=plane[:, 1].astype(np.float32),
+        mode="markers", text=text, hovertemplate="%{text}<extra></extra>",
+        marker={"color": hue[code_of].astype(np.float32), "cmin": 0, "cmax": 1,
+                "colorscale": plotly.colors.cyclical.Phase, "size": 5, "opacity": 0.7})
+    for code in _spread(centres, sizes, np.ptp(view, axis=0)):
+        label = words.get(int(present[code]), "").split(", ")[:2]
+        if label != [""]:
+            figure.add_annotation(
+                x=centres[code, 0], y=centres[code, 1], text=html.escape(
+                    " ".join(label)), showarrow=False, bgcolor="var(--card)",
+                bordercolor="var(--line)", borderpad=2, opacity=0.88,
+                font={"size": 11, "color": "var(--ink)"})
+    return figure, len(chosen), share
+
+
+def usage(counts: np.ndarray) -> go.Figure:
+    """Items behind each code of a level, most used first, and what equal use gives."""
+    ordered = np.sort(counts)[::-1]
+    figure = go.Figure(layout=figures.layout(
+        250, xaxis={"title": {"text": "codes, most used first"}, "showgrid": False},
+        yaxis={"title": {"text": "items"}, "rangemode": "tozero"}, showlegend=False))
+    figure.add_scatter(
+        x=np.arange(1, len(ordered) + 1), y=ordered, mode="lines", fill="tozeroy",
+        line={"color": "var(--model)", "width": 1.5, "shape": "hvh"},
+        fillcolor="var(--model-soft)",
+        hovertemplate="%{y} items<extra>code number %{x} by use</extra>")
+    figure.add_hline(y=counts.sum() / len(counts), line={
+        "color": "var(--s2)", "width": 1.4, "dash": "dash"})
+    return figure
+
+
+def collisions(shared: np.ndarray) -> go.Figure:
+    """How many semantic IDs stand for one item, two items, and so on."""
+    sizes, counts = np.unique(shared, return_counts=True)
+    shown = sizes < 8
+    labels = [str(size) for size in sizes[shown]]
+    values = counts[shown].tolist()
+    if not shown.all():
+        labels.append("8+")
+        values.append(int(counts[~shown].sum()))
+    figure = go.Figure(layout=figures.layout(
+        250, xaxis={"title": {"text": "items behind one semantic ID"},
+                    "type": "category", "showgrid": False, "tickangle": 0,
+                    "range": [-1.0, len(labels) - 0.4]},
+        yaxis={"title": {"text": "semantic IDs"}, "type": "log",
+               "dtick": 1, "range": [-0.3, np.log10(max(values)) + 0.5]},
+        showlegend=False))
+    colours = ["var(--good)" if label == "1" else "var(--s2)" for label in labels]
+    figure.add_bar(x=labels, y=values, text=[f"{value:,}" for value in values],
+                   textposition="outside", cliponaxis=False, hoverinfo="skip",
+                   constraintext="none", marker_color=colours,
+                   textfont={"size": 10.5, "color": "var(--ink)"})
+    return figure
+
+
+def _principal(embeddings: np.ndarray) -> tuple[np.ndarray, float]:
+    """Coordinates `[n, 2]` along the two main directions, and their variance share."""
+    centred = embeddings - embeddings.mean(0)
+    values, vectors = np.linalg.eigh(centred.T @ centred)
+    axes = vectors[:, ::-1][:, :2]
+    if axes.shape[1] < 2:
+        axes = np.pad(axes, ((0, 0), (0, 2 - axes.shape[1])))
+    total = max(values.sum(), 1e-30)
+    return centred @ axes, float(values[::-1][:2].sum() / total)
+
+
+def _spread(centres: np.ndarray, sizes: np.ndarray, extent: np.ndarray) -> list[int]:
+    """Large groups whose labels stand far enough apart to be read."""
+    extent = np.maximum(extent, 1e-12)
+    picked: list[int] = []
+    for code in np.argsort(-sizes, kind="stable"):
+        gaps = [np.abs(centres[code] - centres[other]) / extent for other in picked]
+        if all(gap[0] > 0.24 or gap[1] > 0.055 for gap in gaps):
+            picked.append(int(code))
+        if len(picked) == _LABELS:
+            break
+    return picked
+
+
+def _short(title: str) -> str:
+    return title if len(title) <= _TITLE else f"{title[:_TITLE - 1]}…"
