@@ -8,7 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
 _log = logging.getLogger(__name__)
@@ -43,13 +43,15 @@ def bar(what: str, total: int | None) -> Iterator["Advance"]:
         from rich import console, progress  # 50 ms of import that a log does not need
         columns = (progress.TextColumn("{task.description}"), progress.BarColumn(),
                    progress.MofNCompleteColumn(), progress.TimeElapsedColumn(),
-                   progress.TimeRemainingColumn(), progress.TextColumn("{task.fields[note]}"))
+                   progress.TimeRemainingColumn(),
+                   progress.TextColumn("{task.fields[note]}"))
         with progress.Progress(*columns, console=console.Console(stderr=True)) as shown:
             task = shown.add_task(what, total=total, note="")
 
             def advance(count: int = 1, note: str | None = None) -> None:
-                fields = {} if note is None else {"note": note}
-                shown.update(task, advance=count, **fields)
+                shown.update(task, advance=count)
+                if note is not None:
+                    shown.update(task, note=note)
             yield advance
     else:
         lines = _Lines(what, total)
@@ -57,7 +59,7 @@ def bar(what: str, total: int | None) -> Iterator["Advance"]:
         lines.finish()
 
 
-class Advance:
+class Advance(Protocol):
     """The type of what `bar` yields: `advance(count=1, note=None)`."""
 
     def __call__(self, count: int = 1, note: str | None = None) -> None: ...

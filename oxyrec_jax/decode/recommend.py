@@ -1,0 +1,105 @@
+"""From histories to ranked semantic IDs: the generator in the beam search."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from oxyrec_jax.base import Array
+from oxyrec_jax.decode.beam import Beams, beam_search
+from oxyrec_jax.models.generator import Generator, Mixture
+from oxyrec_jax.tokenizer import trie as trie_lib
+from oxyrec_jax.tokenizer.catalogue import Catalogue
+
+
+@functools.partial(jax.jit, static_argnames=("model", "beams", "experts"))
+def recommend(model: Generator, params: Any, batch: dict[str, Array],
+              catalogue: Catalogue, *, beams: int, experts: bool = True) -> Beams:
+    """Finds the best semantic IDs for each history; one compiled program.
+
+    Args:
+      model: the network (static).
+      params: its parameters.
+      batch: `items`, `segments` `[B, L]`, `target_positions` `[B, 1]` int32.
+      catalogue: the items; another one of its size compiles nothing anew.
+      beams: K, static.
+      experts: without it a model that mixes experts answers with its decoder alone.
+
+    Returns:
+      `Beams`: exact log-probabilities over the legal semantic IDs, best first.
+    """
+    used = {name: batch[name] for name in ("items", "segments", "target_positions")}
+    size = used["items"].shape[0]
+
+    def ask(*args: Any, **options: Any) -> Any:
+        return model.apply({"params": params}, *args, **options)
+
+    search = ask(used, catalogue.tables, method="start_search")
+    if model.cfg.experts == 1 or not experts:
+        def step(past: Any, codes: Array | None, level: int) -> tuple[Array, Any]:
+            return ask(search, past, codes, level, method="search_step")
+        return beam_search(step, (), catalogue.trie, beams=beams, batch=size)
+
+    trie = catalogue.trie
+    shared: dict[str, Any] = {}  # made at level 0, read by later levels of a trace
+
+    def mixed_step(state: Any, codes: Array | None, level: int) -> tuple[Array, Any]:
+        past, nodes, before = state if level else (
+            (), jnp.zeros((size, 1), jnp.int32), jnp.zeros((size, 1), jnp.float32))
+        if level:
+            # `before` holds every code of the level above; keep the chosen one's.
+            chosen = jnp.asarray(codes)
+            nodes = trie_lib.advance(trie, level - 1, nodes, chosen)
+            before = jnp.take_along_axis(before, chosen[..., None], axis=-1)[..., 0]
+        logits, past = ask(search, past, codes, level, method="search_step")
+        legal = trie_lib.mask(trie, level, nodes)
+        own = jax.nn.log_softmax(jnp.where(legal, logits, -jnp.inf), axis=-1)
+        own = jnp.where(legal, own, -jnp.inf)  # a dead beam has no legal code: NaN
+        if level == 0:
+            mixture = ask(used, search.state, catalogue.tables, own, own=False,
+                          method="mixture")
+            shared["weight"] = mixture.log_weights[:, :, 0]
+            shared["others"] = _other_experts(ask, model, catalogue, search.state,
+                                              mixture)
+        sums = before[..., None] + own
+        mass = _children_mass(trie, level, nodes, _mass_of_nodes(
+            catalogue, shared["others"], level))
+        mixed = jnp.logaddexp(shared["weight"][..., None] + sums, jnp.log(mass))
+        return mixed, (past, nodes, sums)
+
+    return beam_search(mixed_step, (), trie, beams=beams, batch=size)
+
+
+def _other_experts(ask: Any, model: Generator, catalogue: Catalogue, state: Array,
+                   mixture: Mixture) -> Array:
+    """`[B, N]`: the weighted probability of every item under memory and item head."""
+    weights = jnp.exp(mixture.log_weights[:, 0])
+    items = jnp.zeros((state.shape[0], catalogue.tables.codes.shape[0]), jnp.float32)
+    if mixture.pointer is not None:
+        rows = jnp.arange(state.shape[0])[:, None]
+        candidates = jnp.maximum(mixture.pointer.items[:, 0], 0)
+        items = items.at[rows, candidates].add(
+            weights[:, 1:2] * mixture.pointer.weights[:, 0])
+    if model.cfg.item_head:
+        scores = ask(state, catalogue.tables, method="item_scores")[:, 0]
+        items = items + weights[:, -1:] * jax.nn.softmax(scores, axis=-1)
+    return items
+
+
+def _mass_of_nodes(catalogue: Catalogue, items: Array, level: int) -> Array:
+    """`[B, S]`: probability of the items below each node of a level."""
+    nodes = catalogue.trie.codes[level].shape[0]
+    return jax.ops.segment_sum(items.T, catalogue.paths[:, level], nodes).T
+
+
+def _children_mass(trie: trie_lib.Trie, level: int, nodes: Array, mass: Array) -> Array:
+    """`[B, K, V]`: probability behind each code that may follow each beam."""
+    codes, below, legal = trie_lib.children(trie, level, nodes)
+    batch, beams, slots = codes.shape
+    found = jnp.take_along_axis(mass, jnp.maximum(below, 0).reshape(batch, -1), axis=1)
+    found = jnp.where(legal, found.reshape(codes.shape), 0)
+    place = jnp.where(legal, codes, trie.widths[level])
+    rows = jnp.arange(batch)[:, None, None], jnp.arange(beams)[:, None]
+    empty = jnp.zeros((batch, beams, trie.widths[level]), jnp.float32)
+    return empty.at[*rows, place].set(found, mode="drop")

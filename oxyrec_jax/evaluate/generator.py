@@ -1,0 +1,63 @@
+"""What the trained generator recommends for every target of a split."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from oxyrec_jax import progress
+from oxyrec_jax.base import InputError
+from oxyrec_jax.data import pipeline
+from oxyrec_jax.data.dataset import Dataset
+from oxyrec_jax.decode.beam import expand_items
+from oxyrec_jax.decode.recommend import recommend
+from oxyrec_jax.evaluate.evaluation import Recommendations
+from oxyrec_jax.models.generator import Generator
+from oxyrec_jax.tokenizer.catalogue import Catalogue
+from oxyrec_jax.tokenizer.trie import Leaves
+
+
+def recommend_split(model: Generator, params: Any, dataset: Dataset, split: str,
+                    catalogue: Catalogue, leaves: Leaves, *, history: int, beams: int,
+                    batch: int = 256, experts: bool = True, most: int | None = None,
+                    what: str = "recommending") -> Recommendations:
+    """Runs the constrained beam search for the targets of a split.
+
+    Args:
+      model: the network.
+      params: its parameters.
+      dataset: the prepared data.
+      split: "valid" or "test".
+      catalogue: the items.
+      leaves: the items behind each leaf of the catalogue's trie.
+      history: the most events of a history.
+      beams: K, which is also the length of the lists.
+      batch: requests in one call of the search.
+      experts: without it a model that mixes experts answers with its decoder alone.
+      most: stop after so many targets, the first of the split; None takes all.
+      what: the work in a few words, for the progress bar.
+
+    Returns:
+      `Recommendations` of R rows, R at most `most`.
+
+    Raises:
+      InputError: K above the number of items.
+    """
+    if beams > dataset.num_items:
+        raise InputError(f"{beams} beams for a catalogue of {dataset.num_items} items; "
+                         "ask for at most as many as there are items")
+    items, sids = [], []
+    batches = pipeline.eval_batches(dataset, split, batch=batch, history=history)
+    left = batches.targets if most is None else min(most, batches.targets)
+    chunks = -(-left // batch)
+    params = jax.device_put(params)
+    for number, rows in enumerate(progress.track(batches, what, chunks)):
+        real = min(int(np.sum(rows["rows"] >= 0)), left)
+        found = recommend(model, params, rows, catalogue, beams=beams, experts=experts)
+        sids.append(np.asarray(found.leaves)[:real])
+        items.append(expand_items(found, leaves, limit=beams)[:real])
+        left -= real
+        if number + 1 == chunks:
+            break
+    return Recommendations(np.concatenate(items), np.concatenate(sids),
+                           leaves.of_items())

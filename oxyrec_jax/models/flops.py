@@ -1,0 +1,71 @@
+"""Closed-form FLOPs of the generator, for MFU and for comparing ways of training.
+
+One multiply-add is 2 FLOPs. Counted: every matrix product on real positions. Not
+counted: look-ups, norms, softmax, dropout, padding, the optimiser, rematerialisation.
+A training step is three forward passes (one forward, two backward).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from oxyrec_jax.models.generator import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ForwardFlops:
+    """FLOPs of one forward pass, by part.
+
+    Attributes:
+      encoder: of the histories' positions.
+      decoder: of the targets' positions, cross-attention included.
+      head: of the code scores.
+    """
+
+    encoder: float
+    decoder: float
+    head: float
+
+    @property
+    def total(self) -> float:
+        """All parts together."""
+        return self.encoder + self.decoder + self.head
+
+
+def forward_flops(cfg: ModelConfig, widths: Sequence[int], *, lengths: Sequence[int],
+                  targets: Sequence[int], features: int = 0) -> ForwardFlops:
+    """FLOPs of one forward pass over some histories.
+
+    Args:
+      cfg: the network.
+      widths: codes on each level.
+      lengths: real positions of each history.
+      targets: supervised targets of each history: 1 for a bidirectional encoder,
+        up to the length for a causal one.
+      features: width of the side features, 0 without.
+
+    Returns:
+      FLOPs by part. Causal attention counts the scores at or before the query only,
+      `L (L + 1) / 2`, and a target's cross-attention the positions it may see: with
+      a causal encoder the last `targets` positions' prefixes.
+
+    Source: standard matrix-product counting; conventions of section 2.2 of the
+    project's performance notes (ours).
+    """
+    inner = cfg.heads * cfg.head_width
+    width, mlp, depth = cfg.width, cfg.mlp_width, len(widths)
+    encoder = decoder = head = 0.0
+    per_position = 8 * width * inner + 6 * width * mlp
+    rows = sum(widths) * depth if cfg.head == "shared" else sum(widths)
+    for length, count in zip(lengths, targets, strict=True):
+        scores = length * (length + 1) / 2 if cfg.causal else length * length
+        encoder += cfg.encoder_layers * (length * per_position + 4 * scores * inner)
+        encoder += length * 2 * features * width
+        seen = (sum(range(length - count + 1, length + 1)) if cfg.causal
+                else count * length)
+        own = depth * (depth + 1) / 2
+        decoder += cfg.decoder_layers * (
+            count * depth * (per_position + 4 * width * inner)
+            + length * 4 * width * inner + 4 * count * own * inner
+            + 4 * depth * seen * inner)
+        head += count * 2 * width * rows
+    return ForwardFlops(encoder, decoder, head)

@@ -1,0 +1,494 @@
+"""The generator: a history in, the codes of the next item out.
+
+An encoder reads one position for each history item. A decoder reads `[BOS, s_1 ..
+s_{T-1}]` of each target, looks at the encoder through cross-attention, and scores the
+next code. With a causal encoder every position of a row is a target's context, so a
+whole user costs one forward pass; with a bidirectional one a row serves one target.
+Training, rollouts and serving run the same decoder layers: targets of a row and beams
+of a request are the same axis Q.
+
+Source: OxygenREC, arXiv 2512.22386, backbone (pre-RMSNorm, bias-free, SwiGLU, relative
+positions, one token to the right of BOS left for instructions); one position for each
+item and supervision of all positions are ours.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from oxyrec_jax.base import Array
+from oxyrec_jax.models import layers
+from oxyrec_jax.models import memory as memory_lib
+
+
+_MEMORY = 1  # the memory's place among the experts
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """What the network looks like.
+
+    Attributes:
+      width: D, width of the residual stream.
+      heads: H, attention heads of encoder and decoder.
+      head_width: width of one head.
+      mlp_width: inner width of the feed-forward layers.
+      encoder_layers: depth of the encoder.
+      decoder_layers: depth of the decoder.
+      causal: every history position supervised in one pass; otherwise the encoder
+        is bidirectional and a row has one target.
+      item_embedding: adds a learned vector of each item to its code vectors.
+      position_state: adds the encoder's state just before the target to BOS.
+      tied: the head scores codes with the decoder's input vectors.
+      head: "level" scores one codebook per step, "shared" all codes of all levels.
+      legal_softmax: training normalises over the children that the trie allows, as
+        the constrained search does; otherwise over the whole codebook.
+      buckets: relative-position buckets (32 in the paper).
+      max_distance: distance of the last bucket (128 in the paper).
+      memory: mixes in what followed the last items in training (`models.memory`).
+      item_head: mixes in a softmax over all items, from the encoder's state: N * D
+        products for each request (ours).
+      dropout: rate on embeddings and on each residual branch.
+      dtype: of activations and matrix products, "float32" or "bfloat16".
+    """
+
+    width: int = 128
+    heads: int = 4
+    head_width: int = 32
+    mlp_width: int = 256
+    encoder_layers: int = 2
+    decoder_layers: int = 1
+    causal: bool = True
+    item_embedding: bool = True
+    position_state: bool = True
+    tied: bool = True
+    head: str = "level"
+    legal_softmax: bool = True
+    buckets: int = 32
+    max_distance: int = 128
+    memory: bool = False
+    item_head: bool = False
+    dropout: float = 0.2
+    dtype: str = "float32"
+
+    @property
+    def experts(self) -> int:
+        """Mixed distributions: the decoder's, the memory's, the item head's."""
+        return 1 + self.memory + self.item_head
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, each behind an RMSNorm and a residual."""
+
+    cfg: ModelConfig
+
+    @nn.compact
+    def __call__(self, x: Array, bias: Array, allowed: Array, *, train: bool) -> Array:
+        cfg = self.cfg
+        inner = cfg.heads * cfg.head_width
+        normed = layers.RMSNorm(name="attention_norm")(x)
+        qkv = layers.Linear(3 * inner, ("embed", "heads"), name="qkv")(normed)
+        query, key, value = (layers.split_heads(part, cfg.heads)
+                             for part in jnp.split(qkv, 3, axis=-1))
+        mixed = layers.merge_heads(layers.attend(query, key, value, bias, allowed))
+        mixed = layers.Linear(cfg.width, ("heads", "embed"), name="out")(mixed)
+        x = x + layers.dropout(self, mixed, cfg.dropout, train=train)
+        normed = layers.RMSNorm(name="mlp_norm")(x)
+        mixed = layers.SwiGLU(cfg.mlp_width, name="mlp")(normed)
+        return x + layers.dropout(self, mixed, cfg.dropout, train=train)
+
+
+class DecoderLayer(nn.Module):
+    """Attention over a target's own codes, over the history, and feed-forward."""
+
+    cfg: ModelConfig
+
+    def setup(self) -> None:
+        cfg = self.cfg
+        inner = cfg.heads * cfg.head_width
+        self.self_norm = layers.RMSNorm()
+        self.qkv = layers.Linear(3 * inner, ("embed", "heads"))
+        self.self_out = layers.Linear(cfg.width, ("heads", "embed"))
+        self.cross_norm = layers.RMSNorm()
+        self.cross_query = layers.Linear(inner, ("embed", "heads"))
+        self.cross_key_value = layers.Linear(2 * inner, ("embed", "heads"))
+        self.cross_out = layers.Linear(cfg.width, ("heads", "embed"))
+        self.mlp_norm = layers.RMSNorm()
+        self.mlp = layers.SwiGLU(cfg.mlp_width)
+
+    def project(self, memory: Array) -> tuple[Array, Array]:
+        """Keys and values `[B, H, L, D]` of the encoder's output, once per request."""
+        key, value = jnp.split(self.cross_key_value(memory), 2, axis=-1)
+        return (layers.split_heads(key, self.cfg.heads),
+                layers.split_heads(value, self.cfg.heads))
+
+    def __call__(self, x: Array, memory: tuple[Array, Array], allowed: Array,
+                 past: Array | None, *, train: bool) -> tuple[Array, Array]:
+        """Runs the layer on new positions.
+
+        Args:
+          x: `[B, Q, T', D]` the new positions of each target or beam.
+          memory: from `project`.
+          allowed: `[B, Q or 1, L]` bool, history positions a target may see.
+          past: `[B, Q, T'', 2 * inner]` keys and values of earlier positions, or None.
+          train: dropout on.
+
+        Returns:
+          `x` after the layer, and `past` with the new positions appended.
+        """
+        cfg = self.cfg
+        query, new = jnp.split(self.qkv(self.self_norm(x)),
+                               [cfg.heads * cfg.head_width], axis=-1)
+        present = new if past is None else jnp.concatenate([past, new], axis=2)
+        mixed = self.self_out(_attend_codes(query, present, cfg.heads))
+        x = x + layers.dropout(self, mixed, cfg.dropout, train=train)
+        batch, targets, length, width = x.shape
+        query = self.cross_query(self.cross_norm(x))
+        query = query.reshape(batch, targets * length, -1)
+        query = layers.split_heads(query, cfg.heads)
+        if allowed.shape[1] > 1:
+            allowed = jnp.repeat(allowed, length, axis=1)
+        mixed = layers.attend(query, *memory, jnp.float32(0), allowed[:, None])
+        mixed = self.cross_out(layers.merge_heads(mixed)).reshape(x.shape)
+        x = x + layers.dropout(self, mixed, cfg.dropout, train=train)
+        mixed = self.mlp(self.mlp_norm(x))
+        return x + layers.dropout(self, mixed, cfg.dropout, train=train), present
+
+
+class Generator(nn.Module):
+    """Encoder-decoder over semantic IDs; see the module's docstring.
+
+    Attributes:
+      cfg: the network.
+      widths: codes on each level, T numbers.
+      items: N, rows of the item tables.
+    """
+
+    cfg: ModelConfig
+    widths: tuple[int, ...]
+    items: int
+
+    def setup(self) -> None:
+        cfg = self.cfg
+        init = nn.initializers.normal(cfg.width**-0.5)
+        self.code_vectors = self.param(
+            "code_vectors", layers.axes(init, "codes", "embed"),
+            (sum(self.widths), cfg.width), jnp.float32)
+        self.begin = self.param("begin", layers.axes(init, "one", "embed"),
+                                (1, cfg.width), jnp.float32)
+        if cfg.item_embedding:
+            small = nn.initializers.normal(0.1 * cfg.width**-0.5)
+            self.item_vectors = self.param(
+                "item_vectors", layers.axes(small, "items", "embed"),
+                (self.items, cfg.width), jnp.float32)
+        self.feature_in = layers.Linear(cfg.width, ("features", "embed"))
+        self.bias = layers.RelativeBias(cfg.heads, cfg.buckets, cfg.max_distance,
+                                        bidirectional=not cfg.causal)
+        self.encoder = [EncoderLayer(cfg) for _ in range(cfg.encoder_layers)]
+        self.encoder_norm = layers.RMSNorm()
+        self.decoder = [DecoderLayer(cfg) for _ in range(cfg.decoder_layers)]
+        self.decoder_norm = layers.RMSNorm()
+        if cfg.memory:
+            self.memory = memory_lib.TransitionMemory()
+        if cfg.experts > 1:
+            self.gate = layers.Linear(cfg.experts, ("embed", "one"), scale=0.01)
+            self.gate_bias = self.param(
+                "gate_bias", layers.axes(nn.initializers.zeros_init(), "one"),
+                (cfg.experts,), jnp.float32)
+            self.gate_heard = layers.Linear(cfg.experts, ("one", "one"), scale=0.01)
+        if not cfg.tied:
+            self.head_vectors = self.param(
+                "head_vectors", layers.axes(init, "codes", "embed"),
+                (sum(self.widths), cfg.width), jnp.float32)
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Row of `code_vectors` at which each level begins."""
+        return tuple(sum(self.widths[:level]) for level in range(len(self.widths)))
+
+    def __call__(self, batch: dict[str, Array], tables: "ItemTables", *,
+                 train: bool = False) -> tuple[tuple[Array, ...], Array]:
+        """Scores the codes of every target given their true prefixes.
+
+        Args:
+          batch: `items`, `segments` `[B, L]`, `targets`, `target_positions` `[B, J]`,
+            int32, as `data.pipeline` makes them.
+          tables: what is known of every item.
+          train: dropout on; needs the "dropout" stream.
+
+        Returns:
+          logits, one `[B, J, V_l]` float32 array for each of the T levels, and the
+          encoder's state before each target, `[B, J, D]`.
+        """
+        memory = self.encode(batch["items"], batch["segments"], tables, train=train)
+        positions = batch["target_positions"]
+        state = jnp.take_along_axis(memory, positions[..., None], axis=1)
+        allowed = self._visible(batch["segments"], positions)
+        codes = tables.codes[batch["targets"]]
+        x = self._decoder_input(state, codes[..., :-1])
+        x = layers.dropout(self, x, self.cfg.dropout, train=train)
+        for layer in self.decoder:
+            x, _ = layer(x, layer.project(memory), allowed, None, train=train)
+        x = self.decoder_norm(x)
+        logits = tuple(self._score(x[:, :, level], level)
+                       for level in range(len(self.widths)))
+        if self.cfg.experts > 1 and self.is_initializing():
+            self.mixture(batch, state, tables, logits[0], own=True)
+        return logits, state
+
+    def encode(self, items: Array, segments: Array, tables: "ItemTables", *,
+               train: bool = False) -> Array:
+        """Encodes histories.
+
+        Args:
+          items: `[B, L]` int32.
+          segments: `[B, L]` int32, 0 on padding, one number for each packed history.
+          tables: what is known of every item.
+          train: dropout on.
+
+        Returns:
+          `[B, L, D]` in the configured dtype.
+        """
+        cfg = self.cfg
+        x = self.item_inputs(items, tables).astype(cfg.dtype)
+        x = layers.dropout(self, x, cfg.dropout, train=train)
+        allowed = (segments[:, :, None] == segments[:, None, :])[:, None]
+        length = items.shape[1]
+        if cfg.causal:
+            allowed = allowed & jnp.tril(jnp.ones((length, length), bool))
+        bias = self.bias(length, length)
+        for layer in self.encoder:
+            x = layer(x, bias, allowed, train=train)
+        return self.encoder_norm(x)
+
+    def item_inputs(self, items: Array, tables: "ItemTables") -> Array:
+        """One vector for each item: its codes', features' and own vectors, summed."""
+        x = layers.sum_rows(self.code_vectors, tables.codes[items], self.starts)
+        if self.cfg.item_embedding:
+            x = x + self.item_vectors[items]
+        if tables.features is not None:
+            x = x + self.feature_in(tables.features[items])
+        return x
+
+    def item_scores(self, state: Array, tables: "ItemTables",
+                    items: Array | None = None) -> Array:
+        """Scores of items: the state times each item's input vector.
+
+        Args:
+          state: `[B, J, D]`, the encoder before each target.
+          tables: what is known of every item.
+          items: `[M]` int32, which to score; None scores all N.
+
+        Returns:
+          `[B, J, M]` float32 logits.
+        """
+        if items is None:
+            items = jnp.arange(tables.codes.shape[0])
+        vectors = self.item_inputs(items, tables)
+        flat = state.reshape(-1, state.shape[-1])
+        scores = jnp.matmul(flat, vectors.astype(state.dtype).T,
+                            preferred_element_type=jnp.float32)
+        return scores.reshape(*state.shape[:-1], -1)
+
+    def own_scores(self, state: Array, targets: Array, tables: "ItemTables") -> Array:
+        """`[B, J]` float32: as `item_scores`, of each target `[B, J]` alone."""
+        vectors = self.item_inputs(targets, tables).astype(state.dtype)
+        return jnp.sum(state * vectors, axis=-1, dtype=jnp.float32)
+
+    def mixture(self, batch: dict[str, Array], state: Array, tables: "ItemTables",
+                first_log_probs: Array, *, own: bool) -> "Mixture":
+        """How much each expert is trusted, and what the memory says.
+
+        Args:
+          batch: `items`, `segments` `[B, L]`, `target_positions` `[B, J]`; `targets`
+            `[B, J]` where `own`.
+          state: `[B, J, D]`, the encoder before each target.
+          tables: with successors where there is a memory.
+          first_log_probs: `[B, J, V_0]` float32, the decoder's of the first code.
+          own: leave each target's own transition out of the memory, as in training.
+        """
+        gate = self.gate(state).astype(jnp.float32) + self.gate_bias
+        pointer = None
+        if self.cfg.memory:
+            pointer = self._ask_memory(batch, tables, first_log_probs, own=own)
+            heard = pointer.heard[..., None]
+            gate = gate + self.gate_heard(heard)
+            knows = jnp.arange(self.cfg.experts) != _MEMORY
+            gate = jnp.where(knows | (heard > 0), gate, -jnp.inf)
+        return Mixture(jax.nn.log_softmax(gate, axis=-1), pointer)
+
+    def _ask_memory(self, batch: dict[str, Array], tables: "ItemTables",
+                    first_log_probs: Array, *, own: bool) -> memory_lib.Pointer:
+        positions = batch["target_positions"][..., None] - jnp.arange(memory_lib.BACK)
+        flat = jnp.maximum(positions, 0).reshape(positions.shape[0], -1)
+        items, segments = (
+            jnp.take_along_axis(batch[name], flat, axis=1).reshape(positions.shape)
+            for name in ("items", "segments"))
+        same = (positions >= 0) & (segments == segments[..., :1]) & (segments > 0)
+        if tables.successors is None:
+            raise ValueError("the model has a memory, the item tables no successors")
+        return self.memory(jnp.where(same, items, -1), tables.successors,
+                           tables.codes[:, 0], first_log_probs,
+                           batch["targets"] if own else None)
+
+    def start_search(self, batch: dict[str, Array], tables: "ItemTables") -> "Search":
+        """Encodes B requests once; see `Search` for what the beams share.
+
+        Args:
+          batch: `items`, `segments` `[B, L]`, `target_positions` `[B, 1]`.
+          tables: what is known of every item.
+        """
+        memory = self.encode(batch["items"], batch["segments"], tables)
+        positions = batch["target_positions"]
+        state = jnp.take_along_axis(memory, positions[..., None], axis=1)
+        return Search(memory=tuple(layer.project(memory) for layer in self.decoder),
+                      allowed=self._visible(batch["segments"], positions), state=state)
+
+    def search_step(self, search: "Search", past: tuple[Array, ...],
+                    codes: Array | None, level: int) -> tuple[Array, tuple[Array, ...]]:
+        """Scores the next code of every beam.
+
+        Args:
+          search: from `start_search`.
+          past: for each decoder layer `[B, K, level, 2 * inner]`, keys and values of
+            the positions before; empty at level 0.
+          codes: `[B, K]` int32, the codes chosen at the level before; None at level 0.
+          level: which level is scored now.
+
+        Returns:
+          logits `[B, K, V_level]` float32 and the longer `past`.
+        """
+        if codes is None:
+            x = self._decoder_input(search.state, None)
+        else:
+            x = self._code_vector(codes, level - 1)[:, :, None]
+            if self.cfg.position_state:
+                x = x + search.state[:, :, None].astype(x.dtype)
+            x = x.astype(self.cfg.dtype)
+        longer = []
+        for index, layer in enumerate(self.decoder):
+            before = past[index] if past else None
+            x, present = layer(x, search.memory[index], search.allowed, before,
+                               train=False)
+            longer.append(present)
+        scores = self._score(self.decoder_norm(x)[:, :, 0], level)
+        if self.cfg.head == "shared":
+            start = self.starts[level]
+            scores = scores[..., start:start + self.widths[level]]
+        return scores, tuple(longer)
+
+    def _decoder_input(self, state: Array, codes: Array | None) -> Array:
+        """`[B, J, T, D]`: BOS and the vectors of all codes but the last."""
+        x = jnp.broadcast_to(self.begin, state.shape)[:, :, None]
+        if codes is not None:
+            before = [self._code_vector(codes[..., level], level)[:, :, None]
+                      for level in range(codes.shape[-1])]
+            x = jnp.concatenate([x, *before], axis=2)
+        if self.cfg.position_state:
+            x = x + state[:, :, None].astype(x.dtype)
+        return x.astype(self.cfg.dtype)
+
+    def _code_vector(self, codes: Array, level: int) -> Array:
+        """Vectors `[..., D]` of one level's codes `[...]`."""
+        start, width = self.starts[level], self.widths[level]
+        return layers.sum_rows(self.code_vectors[start:start + width],
+                               codes[..., None], (0,))
+
+    def _visible(self, segments: Array, positions: Array) -> Array:
+        """`[B, J, L]` bool: the history positions that each target may see."""
+        own = jnp.take_along_axis(segments, positions, axis=1)
+        same = segments[:, None, :] == own[:, :, None]
+        if not self.cfg.causal:
+            return same
+        before = jnp.arange(segments.shape[1]) <= positions[:, :, None]
+        return same & before
+
+    def _score(self, x: Array, level: int) -> Array:
+        """Logits of one level's codes, float32."""
+        vectors = self.code_vectors if self.cfg.tied else self.head_vectors
+        start, width = self.starts[level], self.widths[level]
+        rows = vectors if self.cfg.head == "shared" else vectors[start:start + width]
+        flat = x.reshape(-1, x.shape[-1])
+        logits = jnp.matmul(flat, rows.astype(x.dtype).T,
+                            preferred_element_type=jnp.float32)
+        return logits.reshape(*x.shape[:-1], rows.shape[0])
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ItemTables:
+    """What is known of every item; an argument of compiled functions.
+
+    Attributes:
+      codes: `[N, T]` int32, the semantic ID of each item.
+      features: `[N, F]` float32 side features such as text embeddings, or None.
+      successors: what followed each item in training, or None.
+    """
+
+    codes: Array
+    features: Array | None = None
+    successors: memory_lib.Successors | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """What all beams of a request share.
+
+    Attributes:
+      memory: for each decoder layer, keys and values `[B, H, L, D]` of the history.
+      allowed: `[B, 1, L]` bool, real history positions.
+      state: `[B, 1, D]` encoder state at the newest history position.
+    """
+
+    memory: tuple[tuple[Array, Array], ...]
+    allowed: Array
+    state: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """How an item's probability is put together: sum over experts e of w_e P_e(y).
+
+    Attributes:
+      log_weights: `[B, J, E]` float32: log w of the decoder, then of the memory where
+        there is one, then of the item head where there is one.
+      pointer: the memory's candidates, or None.
+    """
+
+    log_weights: Array
+    pointer: memory_lib.Pointer | None
+
+
+def _attend_codes(query: Array, past: Array, heads: int) -> Array:
+    """Causal attention over the few codes of one target, as element-wise sums.
+
+    T is 3 or 4: batched matrix products would be all overhead, and one array for each
+    place fuses two to three times better on CPU than slices of one.
+
+    Args:
+      query: `[B, Q, T', inner]`, the newest T' positions.
+      past: `[B, Q, T, 2 * inner]`, keys and values of all positions so far.
+      heads: H.
+
+    Returns:
+      `[B, Q, T', inner]`.
+    """
+    new, length = query.shape[2], past.shape[2]
+    shape = (*query.shape[:2], heads, query.shape[-1] // heads)
+    keys, values = ([part[:, :, place].reshape(shape) for place in range(length)]
+                    for part in jnp.split(past, 2, axis=-1))
+    outputs = []
+    for row in range(new):
+        asked, seen = query[:, :, row].reshape(shape), length - new + row + 1
+        scores = jnp.stack([jnp.sum(asked * key, axis=-1, dtype=jnp.float32)
+                            for key in keys[:seen]], axis=-1)
+        weights = jax.nn.softmax(scores * shape[-1] ** -0.5, axis=-1)
+        # Without the barrier XLA computes the softmax anew for each element of a head.
+        weights = jax.lax.optimization_barrier(weights.astype(past.dtype))
+        outputs.append(sum(weights[..., place, None] * values[place]
+                           for place in range(seen)))
+    return jnp.stack(outputs, axis=2).reshape(query.shape)

@@ -1,0 +1,117 @@
+"""Trustworthy speed: device peaks, measured peaks, MFU, and a clock for steps.
+
+MFU = FLOPs that the model needs / (seconds · devices · peak FLOP/s of one device).
+The model hands over its FLOPs in closed form; compiling, evaluating and saving are not
+step time. An unknown device has no datasheet peak: it raises rather than guess.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+
+# Peak FLOP/s of one device by matrix dtype, dense (vendor datasheets).
+PEAK_FLOPS: dict[str, dict[str, float]] = {
+    "NVIDIA H100 80GB HBM3": {"bfloat16": 989e12, "float32": 67e12},
+    "NVIDIA H200": {"bfloat16": 989e12, "float32": 67e12},
+    "NVIDIA A100-SXM4-80GB": {"bfloat16": 312e12, "float32": 19.5e12},
+    "TPU v4": {"bfloat16": 275e12},
+    "TPU v5 lite": {"bfloat16": 197e12},
+    "TPU v5p": {"bfloat16": 459e12},
+    "TPU v6 lite": {"bfloat16": 918e12},
+}
+
+
+def datasheet_peak(device_kind: str, dtype: str) -> float:
+    """Looks up the dense peak of one device.
+
+    Args:
+      device_kind: `jax.Device.device_kind`.
+      dtype: of the matrix products, "bfloat16" or "float32".
+
+    Returns:
+      FLOP/s.
+
+    Raises:
+      LookupError: the table does not know the device or the dtype; measure a peak with
+        `matmul_peak` instead and say so.
+    """
+    try:
+        return PEAK_FLOPS[device_kind][dtype]
+    except KeyError:
+        raise LookupError(
+            f"no datasheet peak for {device_kind!r} in {dtype}; known devices: "
+            f"{', '.join(PEAK_FLOPS)}; use profiling.matmul_peak") from None
+
+
+def matmul_peak(dtype: str = "float32", *, size: int = 1024, seconds: float = 1.0,
+                ) -> float:
+    """Measures the best rate of one square matrix product on the default device.
+
+    Args:
+      dtype: of both operands; random data, as zeros run faster on some devices.
+      size: rows and columns.
+      seconds: how long to try.
+
+    Returns:
+      The best FLOP/s of any single product seen.
+    """
+    keys = jax.random.split(jax.random.key(0))
+    left, right = (jax.random.normal(key, (size, size), dtype) for key in keys)
+    multiply = jax.jit(jnp.matmul)
+    multiply(left, right).block_until_ready()
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        multiply(left, right).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def mfu(flops: float, seconds: float, *, devices: int, peak: float) -> float:
+    """Model FLOPs utilisation, unit-free.
+
+    Args:
+      flops: FLOPs that the model needs for the work, forward and backward.
+      seconds: how long the work took.
+      devices: how many devices did it.
+      peak: FLOP/s of one device, from `datasheet_peak` or `matmul_peak`.
+
+    Raises:
+      ValueError: a time, count or peak that is not positive.
+
+    Source: Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B.
+    """
+    if seconds <= 0 or devices < 1 or peak <= 0:
+        raise ValueError(f"{seconds=} {devices=} {peak=}")
+    return flops / (seconds * devices * peak)
+
+
+class StepClock:
+    """Adds up the time of steps, leaving out whatever runs inside `paused()`.
+
+    Attributes:
+      seconds: step time since the last `restart`.
+    """
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets the time so far and starts anew."""
+        self.seconds, self._since = 0.0, time.perf_counter()
+
+    def read(self) -> float:
+        """Returns step seconds since the last `restart`."""
+        return self.seconds + time.perf_counter() - self._since
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Does not count the block: compiling, evaluating, saving."""
+        self.seconds += time.perf_counter() - self._since
+        try:
+            yield
+        finally:
+            self._since = time.perf_counter()

@@ -1,0 +1,1 @@
+"""The one place where model, loss, data and optimiser meet."""

@@ -1,0 +1,341 @@
+"""The training loop: batches in, checkpoints, a log and the best parameters out.
+
+Killed at any moment, the same call continues from the newest checkpoint and ends with
+bit-identical parameters: batches and dropout depend on the step alone, and whatever
+else decides the run (best metric so far, patience) is in the checkpoint.
+"""
+
+import dataclasses
+import json
+import logging
+import math
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import tensorboardX
+from jax.sharding import Mesh
+
+from oxyrec_jax import artifacts, parallel, profiling, progress
+from oxyrec_jax.base import InputError
+from oxyrec_jax.checkpoint import Checkpoints, abstract_like
+from oxyrec_jax.data.pipeline import Pipeline, TrainSource, train_batches
+from oxyrec_jax.data.dataset import Dataset
+from oxyrec_jax.models.generator import Generator
+from oxyrec_jax.tokenizer.catalogue import Catalogue
+from oxyrec_jax.train import step as step_lib
+from oxyrec_jax.train.objective import ObjectiveConfig
+
+_log = logging.getLogger(__name__)
+Evaluate = Callable[[Any], Mapping[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long to train and what to watch.
+
+    Attributes:
+      steps: of the whole run.
+      log_every: steps in one window of the log.
+      evaluate_every: steps between evaluations on the validation split.
+      checkpoint_every: steps between checkpoints; evaluations save too.
+      metric: the validation figure whose best parameters are kept.
+      patience: evaluations without a better metric after which to stop; 0 never.
+      pipeline: how batches are made.
+      optimizer: how parameters move.
+      objective: the terms of the loss.
+    """
+
+    steps: int = 2000
+    log_every: int = 50
+    evaluate_every: int = 500
+    checkpoint_every: int = 500
+    metric: str = "item.ndcg@10"
+    patience: int = 0
+    pipeline: Pipeline = Pipeline()
+    optimizer: step_lib.OptimizerConfig = step_lib.OptimizerConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "log_every", "evaluate_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"train.{name} is {getattr(self, name)}, expected at "
+                                 "least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+      params: the best parameters, NumPy arrays.
+      best: value of the watched metric with them.
+      best_step: steps after which they stood.
+      steps: steps done.
+      figures: the evaluation at `best_step`.
+    """
+
+    params: Any
+    best: float
+    best_step: int
+    steps: int
+    figures: dict[str, float]
+
+
+def train(model: Generator, dataset: Dataset, catalogue: Catalogue, cfg: TrainConfig,
+          folder: pathlib.Path, *, seed: int, evaluate: Evaluate,
+          mesh: Mesh | None = None, flops_per_target: float = 0.0) -> Outcome:
+    """Trains until the last step or until the metric stops rising.
+
+    Args:
+      model: the network.
+      dataset: with training targets.
+      catalogue: its items.
+      cfg: how.
+      folder: of this run: `checkpoints/`, `log.jsonl`, `tensorboard/`. One that holds
+        a checkpoint is continued.
+      seed: of parameters, batches and dropout.
+      evaluate: gives figures of a set of parameters on the validation split.
+      mesh: the devices; all, as data parallel, by default.
+      flops_per_target: of a training step, for the achieved FLOP/s in the log.
+
+    Returns:
+      `Outcome`.
+
+    Raises:
+      InputError: the folder holds a run of another configuration, or the loss is not
+        finite: the message names the steps.
+    """
+    mesh = parallel.make_mesh() if mesh is None else mesh
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"train": dataclasses.asdict(cfg),
+                "model": dataclasses.asdict(model.cfg),
+                "widths": list(model.widths), "seed": seed}
+    _check_same_run(folder / "run.json", settings)
+    batches = train_batches(
+        dataset, cfg.pipeline, seed=seed, process_index=jax.process_index(),
+        process_count=jax.process_count())
+    source = TrainSource(dataset, cfg.pipeline, seed=seed)
+    optimizer = step_lib.make_optimizer(cfg.optimizer, cfg.steps)
+    catalogue = jax.device_put(catalogue, parallel.replicated(mesh))
+    state, shardings = step_lib.init_state(
+        model, optimizer, parallel.global_batch(source[0], mesh), catalogue, mesh,
+        seed=seed, ema=bool(cfg.optimizer.ema))
+    step = step_lib.make_train_step(model, optimizer, cfg.optimizer, cfg.objective,
+                                    mesh, shardings, seed=seed)
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        run = _Run(cfg, folder, checkpoints, evaluate, source, flops_per_target)
+        if checkpoints.latest() is not None:
+            state, facts = checkpoints.restore(abstract_like(state, shardings))
+            batches.set_state(facts["batches"])
+            run.resume(facts)
+            _log.info("continuing %s after step %d", folder, run.done)
+        else:
+            run.truncate_log(0)
+        return run.until_done(state, batches, step, catalogue, mesh)
+
+
+class _Run:
+    """What changes while a run goes on, apart from the training state."""
+
+    def __init__(self, cfg: TrainConfig, folder: pathlib.Path, checkpoints: Checkpoints,
+                 evaluate: Evaluate, source: TrainSource,
+                 flops_per_target: float):
+        self.cfg, self.folder, self.checkpoints = cfg, folder, checkpoints
+        self.evaluate, self.source = evaluate, source
+        self.flops_per_target = flops_per_target
+        self.done, self.best_step, self.best, self.stale = 0, 0, -math.inf, 0
+        self.figures: dict[str, float] = {}
+        self.clock = profiling.StepClock()
+
+    def resume(self, facts: dict[str, Any]) -> None:
+        self.done, self.best_step = facts["done"], facts["best_step"]
+        self.best, self.stale = facts["best"], facts["stale"]
+        self.figures = facts["figures"]
+        self.truncate_log(self.done)
+
+    def until_done(self, state: step_lib.TrainState, batches: Any, step: step_lib.Step,
+                   catalogue: Catalogue, mesh: Mesh) -> Outcome:
+        cfg = self.cfg
+        window: list[dict[str, jax.Array]] = []
+        writer = tensorboardX.SummaryWriter(str(self.folder / "tensorboard"),
+                                            purge_step=self.done + 1)
+        with progress.bar("training", cfg.steps) as advance, writer:
+            advance(self.done)
+            while self.done < cfg.steps and not self._stopped_early():
+                batch = parallel.global_batch(next(batches), mesh)
+                first = self.done == 0 or not window and self.clock.seconds == 0
+                with self.clock.paused() if first else _nothing():
+                    state, figures = step(state, batch, catalogue)
+                    if first:  # compiling is not step time
+                        jax.block_until_ready(figures)
+                        self.clock.restart()
+                self.done += 1
+                window.append(figures)
+                if self.done % cfg.log_every == 0 or self.done == cfg.steps:
+                    line = self._log_window(window, writer)
+                    advance(0, f"loss {line['loss']:.3f}  {line['targets/s']:.0f} "
+                               "targets/s")
+                    window = []
+                advance(1)
+                self._pause_work(state, batches, writer)
+            self.checkpoints.wait()
+        return self._outcome()
+
+    def _pause_work(self, state: step_lib.TrainState, batches: Any,
+                    writer: tensorboardX.SummaryWriter) -> None:
+        last = self.done == self.cfg.steps
+        due = last or self.done % self.cfg.evaluate_every == 0
+        if not due and self.done % self.cfg.checkpoint_every:
+            return
+        with self.clock.paused():
+            if due:
+                self._evaluate(state, writer)
+            facts = {"done": self.done, "best": self.best, "best_step": self.best_step,
+                     "stale": self.stale, "figures": self.figures,
+                     "batches": batches.get_state()}
+            if math.isinf(self.best):  # nothing evaluated yet; JSON knows no infinity
+                facts["best"] = -1e300
+            self.checkpoints.save(self.done, state, facts)
+
+    def _evaluate(self, state: step_lib.TrainState,
+                  writer: tensorboardX.SummaryWriter) -> None:
+        params = jax.tree.map(_to_host, state.best_params())
+        figures = {name: float(value) for name, value in self.evaluate(params).items()}
+        if self.cfg.metric not in figures:
+            raise InputError(f"train.metric is {self.cfg.metric!r}, the evaluation "
+                             f"gives {', '.join(sorted(figures))}")
+        if figures[self.cfg.metric] > self.best:
+            self.best, self.best_step = figures[self.cfg.metric], self.done
+            self.figures, self.stale = figures, 0
+            _write_params(self.folder / "best", params, self.done)
+        else:
+            self.stale += 1
+        valid = {f"valid.{name}": value for name, value in figures.items()}
+        self._append({"step": self.done, **valid}, writer)
+        _log.info("step %d: valid %s %.4f (best %.4f at step %d)", self.done,
+                  self.cfg.metric, figures[self.cfg.metric], self.best, self.best_step)
+
+    def _stopped_early(self) -> bool:
+        return 0 < self.cfg.patience <= self.stale
+
+    def _outcome(self) -> Outcome:
+        params, step = read_params(self.folder / "best")
+        if step != self.best_step:
+            raise InputError(f"{self.folder / 'best'} holds the parameters of step "
+                             f"{step}, the run's best is {self.best_step}; delete "
+                             f"{self.folder} and train again")
+        return Outcome(params, self.best, self.best_step, self.done, self.figures)
+
+    def _log_window(self, window: list[dict[str, jax.Array]],
+                    writer: tensorboardX.SummaryWriter) -> dict[str, float]:
+        rows = jax.device_get(window)
+        first = self.done - len(rows) + 1
+        bad = [first + place for place, row in enumerate(rows)
+               if not np.isfinite(row["loss"])]
+        if bad:
+            raise InputError(
+                f"the loss is not finite at step {bad[0]} (window {first} to "
+                f"{self.done}); lower train.optimizer.learning_rate or clip_norm and "
+                "run the same command: it continues from the checkpoint before")
+        counts = np.array([row["targets"] for row in rows], float)
+        line = {name: float(np.average(np.array([row[name] for row in rows], float),
+                                       weights=counts))
+                for name in rows[0] if name != "targets"}
+        seconds = max(self.clock.read(), 1e-9)
+        timed = max(1, len(rows) - (first == 1))  # the compiling step is not timed
+        per_second = counts[-timed:].sum() / seconds
+        line |= {"targets/s": float(per_second), "fill": self.source.fill,
+                 "epoch": self.done / self.source.steps_per_epoch,
+                 "gflops": per_second * self.flops_per_target / 1e9}
+        self.clock.restart()
+        self._append({"step": self.done, **line}, writer)
+        return line
+
+    def _append(self, line: dict[str, float],
+                writer: tensorboardX.SummaryWriter) -> None:
+        if jax.process_index():
+            return
+        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+        for name, value in line.items():
+            if name != "step":
+                tag = name.replace("@", "_at_").replace("/", "_per_")
+                writer.add_scalar(tag.replace(".", "/"), value, line["step"])
+
+    def truncate_log(self, step: int) -> None:
+        """Drops lines after `step`: the steps that they tell of will be done again."""
+        path = self.folder / "log.jsonl"
+        kept = [line for line in read_log(path) if line["step"] <= step]
+        with artifacts.open_atomic(path, "w") as file:
+            file.writelines(json.dumps(line) + "\n" for line in kept)
+
+
+def read_log(path: pathlib.Path) -> list[dict[str, float]]:
+    """Reads a run's log; a last line that was cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text("utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def read_params(folder: pathlib.Path) -> tuple[Any, int]:
+    """Reads parameters that a run kept: a nested dict of arrays, and their step."""
+    manifest = artifacts.read_manifest(folder, kind="parameters", version=1)
+    params: dict[str, Any] = {}
+    for name in manifest["names"]:
+        *parents, leaf = name.split("/")
+        place = params
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[leaf] = np.array(artifacts.read_array(folder, name))
+    return params, manifest["step"]
+
+
+def _write_params(folder: pathlib.Path, params: Any, step: int) -> None:
+    if jax.process_index():
+        return
+    flat, _ = jax.tree_util.tree_flatten_with_path(params)
+    arrays = {"/".join(str(key.key) for key in path): leaf for path, leaf in flat}
+    artifacts.write_bundle(folder, kind="parameters", version=1, arrays=arrays,
+                           facts={"step": step, "names": sorted(arrays)})
+
+
+def _check_same_run(path: pathlib.Path, settings: dict[str, Any]) -> None:
+    settings = json.loads(json.dumps(settings))
+    if path.exists():
+        found = artifacts.read_json(path)
+        if found != settings:
+            raise InputError(
+                f"{path.parent} holds a run with another configuration "
+                f"({', '.join(_differences(found, settings))}); use another work "
+                "directory, or delete it to start anew")
+    elif jax.process_index() == 0:
+        artifacts.write_json(path, settings)
+
+
+def _differences(one: Any, other: Any, name: str = "") -> list[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return [line for key in sorted(one.keys() | other.keys()) for line in
+                _differences(one.get(key), other.get(key), f"{name}.{key}".lstrip("."))]
+    return [] if one == other else [f"{name}: {one!r} there, {other!r} now"]
+
+
+def _to_host(leaf: jax.Array) -> np.ndarray:
+    if leaf.is_fully_addressable:
+        return np.asarray(leaf)
+    from jax.experimental import multihost_utils  # only where there are several hosts
+    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+
+
+class _nothing:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None: ...

@@ -1,0 +1,154 @@
+"""What a training step minimises: the likelihood of each target's semantic ID."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from oxyrec_jax import losses
+from oxyrec_jax.base import Array, Weighted
+from oxyrec_jax.models.generator import Generator, Mixture
+from oxyrec_jax.tokenizer import trie as trie_lib
+from oxyrec_jax.tokenizer.catalogue import Catalogue
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """The terms of the loss.
+
+    Attributes:
+      item_loss: weight of a softmax over all items on the encoder's state (ours), a
+        training signal for the encoder; 0 leaves it out.
+      negatives: items drawn uniformly for each batch to estimate that softmax's
+        normaliser (its sum over N items is unbiased); 0 takes all items.
+      mixture_loss: weight of the mixture's likelihood, where the model mixes experts.
+      z_loss: weight of the squared log-normaliser of each code.
+    """
+
+    item_loss: float = 0.0
+    negatives: int = 1024
+    mixture_loss: float = 1.0
+    z_loss: float = 0.0
+
+
+def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
+                    catalogue: Catalogue, rng: Array, cfg: ObjectiveConfig,
+                    ) -> tuple[Weighted, dict[str, Weighted]]:
+    """The loss of a batch, dropout on.
+
+    With s_1 .. s_T the target's codes:
+
+        L = - sum_l log p(s_l | s_<l, history)
+            - item_loss · log softmax(item scores)[target]
+            - mixture_loss · log sum_e w_e P_e(s)
+
+    Args:
+      model: the network.
+      params: its parameters, the only argument that receives a gradient.
+      batch: as `data.pipeline` makes it.
+      catalogue: the items.
+      rng: key of the dropout, consumed.
+      cfg: the terms.
+
+    Returns:
+      The loss in nats, summed over supervised targets with their count, and the terms
+      by name for the log: "level_<l>", "item", "mixture" and "weight_<expert>".
+    """
+    def ask(*args: Any, **options: Any) -> Any:
+        return model.apply({"params": params}, *args, **options)
+
+    rng, draw = jax.random.split(rng)
+    logits, state = ask(batch, catalogue.tables, train=True, rngs={"dropout": rng})
+    targets, mask = batch["targets"], batch["target_mask"]
+    scores = [_levelled(model, catalogue, targets, level, logits[level])
+              for level in range(len(logits))]
+    terms = {f"level_{level}": losses.next_code_loss(row, code, mask, z_loss=cfg.z_loss)
+             for level, (row, code) in enumerate(scores)}
+    count = terms["level_0"].weight
+    total = sum((term.total for term in terms.values()), jnp.float32(0))
+    item_log_probs = None
+    if cfg.item_loss or model.cfg.item_head:
+        item_log_probs = _item_log_probs(ask, state, targets, catalogue, draw,
+                                         cfg.negatives)
+        terms["item"] = _averaged(-item_log_probs, mask, count)
+        total = total + cfg.item_loss * terms["item"].total
+    if model.cfg.experts > 1:
+        first = jax.nn.log_softmax(scores[0][0], axis=-1)
+        mixed = ask(batch, state, catalogue.tables, first, own=True, method="mixture")
+        codes = jnp.sum(jnp.stack([_chosen(row, code) for row, code in scores]), 0)
+        log_probs = _expert_log_probs(model, catalogue, targets, codes, mixed,
+                                      item_log_probs)
+        cost = -jax.nn.logsumexp(mixed.log_weights + log_probs, axis=-1)
+        terms["mixture"] = _averaged(cost, mask, count)
+        for place, name in enumerate(expert_names(model)):
+            terms[f"weight_{name}"] = _averaged(
+                jnp.exp(mixed.log_weights[..., place]), mask, count)
+        total = total + cfg.mixture_loss * terms["mixture"].total
+    return Weighted(total, count), terms
+
+
+def expert_names(model: Generator) -> tuple[str, ...]:
+    """The experts that the model mixes, in the order of `Mixture.log_weights`."""
+    return ("codes", *(("memory",) if model.cfg.memory else ()),
+            *(("items",) if model.cfg.item_head else ()))
+
+
+def _expert_log_probs(model: Generator, catalogue: Catalogue, targets: Array,
+                      codes: Array, mixed: Mixture, items: Array | None) -> Array:
+    """`[B, J, E]`: log-probability of each target's semantic ID under each expert."""
+    each = [codes]
+    if mixed.pointer is not None:
+        leaf = catalogue.paths[:, -1]
+        same = leaf[jnp.maximum(mixed.pointer.items, 0)] == leaf[targets][..., None]
+        hit = jnp.sum(jnp.where(same, mixed.pointer.weights, 0), axis=-1)
+        each.append(jnp.log(jnp.maximum(hit, 1e-20)))
+    if items is not None and model.cfg.item_head:
+        each.append(items)
+    return jnp.stack(each, axis=-1)
+
+
+def _item_log_probs(ask: Any, state: Array, targets: Array, catalogue: Catalogue,
+                    rng: Array, negatives: int) -> Array:
+    """`[B, J]`: log-softmax of each target among all items, sampled or exact.
+
+    With M items drawn uniformly and s the scores, the normaliser is estimated as
+    exp(s_y) + (N - 1) / M' sum over the M' drawn items other than y of exp(s).
+    """
+    own = ask(state, targets, catalogue.tables, method="own_scores")
+    total = catalogue.tables.codes.shape[0]
+    drawn = (jax.random.randint(rng, (negatives,), 0, total) if 0 < negatives < total
+             else jnp.arange(total))
+    scores = ask(state, catalogue.tables, drawn, method="item_scores")
+    other = drawn != targets[..., None]
+    share = jnp.log((total - 1) / jnp.maximum(jnp.sum(other, axis=-1), 1))
+    rest = jax.nn.logsumexp(jnp.where(other, scores, -jnp.inf), axis=-1) + share
+    return own - jnp.logaddexp(own, rest)
+
+
+def _levelled(model: Generator, catalogue: Catalogue, targets: Array, level: int,
+              scores: Array) -> tuple[Array, Array]:
+    """Scores of one level, illegal codes at -inf, and the target among them."""
+    code = catalogue.tables.codes[targets][..., level]
+    start, width = model.starts[level], model.widths[level]
+    if not model.cfg.legal_softmax:
+        return scores, code + (start if model.cfg.head == "shared" else 0)
+    if model.cfg.head == "shared":
+        scores = scores[..., start:start + width]
+    if level == 0:  # the root's children are looked up once, not for each target
+        legal = trie_lib.mask(catalogue.trie, 0, jnp.zeros((), jnp.int32))
+    else:
+        legal = trie_lib.mask(catalogue.trie, level,
+                              catalogue.paths[targets][..., level - 1])
+    return jnp.where(legal, scores, -jnp.inf), code
+
+
+def _chosen(scores: Array, target: Array) -> Array:
+    """`[...]`: log-softmax of the target's score."""
+    own = jnp.arange(scores.shape[-1]) == target[..., None]
+    return (jnp.sum(jnp.where(own, scores, 0), axis=-1)
+            - jax.nn.logsumexp(scores, axis=-1))
+
+
+def _averaged(values: Array, mask: Array, count: Array) -> Weighted:
+    return Weighted(jnp.sum(jnp.where(mask, values, 0)), count)

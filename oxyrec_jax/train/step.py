@@ -1,0 +1,233 @@
+"""The training state and the jitted, donated, sharded step that advances it."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from oxyrec_jax import parallel
+from oxyrec_jax.base import Array, InputError, Weighted
+from oxyrec_jax.models.generator import Generator
+from oxyrec_jax.tokenizer.catalogue import Catalogue
+from oxyrec_jax.train.objective import ObjectiveConfig, supervised_loss
+
+Batch = dict[str, Array]
+Step = Callable[["TrainState", Batch, Catalogue], tuple["TrainState", dict[str, Array]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """How parameters move.
+
+    Attributes:
+      name: "adamw", "lion" or "adafactor".
+      learning_rate: peak.
+      schedule: "cosine" (to `final_fraction` of the peak) or "constant".
+      warmup: steps from 0 to the peak.
+      final_fraction: of the peak, where the cosine ends.
+      weight_decay: decoupled, on matrices and tables only.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      clip_norm: global gradient norm above which gradients shrink; 0 never.
+      accumulate: micro-batches into which a batch is cut, one after the other.
+      ema: decay of the averaged parameters that are evaluated; 0 for none.
+    """
+
+    name: str = "adamw"
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    warmup: int = 200
+    final_fraction: float = 0.05
+    weight_decay: float = 0.05
+    b1: float = 0.9
+    b2: float = 0.98
+    clip_norm: float = 1.0
+    accumulate: int = 1
+    ema: float = 0.0
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that a step changes.
+
+    Attributes:
+      step: int32 scalar, steps done.
+      params: the parameters, float32.
+      optimizer: the optimiser's state.
+      ema: averaged parameters, or an empty tuple.
+    """
+
+    step: Array
+    params: Any
+    optimizer: Any
+    ema: Any
+
+    def best_params(self) -> Any:
+        """The parameters to evaluate and keep: averaged where there is an average."""
+        return self.ema if self.ema != () else self.params
+
+
+def make_optimizer(cfg: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Builds the optimiser.
+
+    Args:
+      cfg: the choice.
+      steps: the length of the whole run, where the schedule ends.
+
+    Raises:
+      InputError: an unknown name or schedule.
+    """
+    warmup = min(cfg.warmup, max(1, steps // 2))
+    if cfg.schedule == "cosine":
+        rate = optax.warmup_cosine_decay_schedule(
+            0.0, cfg.learning_rate, warmup, max(steps, warmup + 1),
+            cfg.final_fraction * cfg.learning_rate)
+    elif cfg.schedule == "constant":
+        rate = optax.linear_schedule(0.0, cfg.learning_rate, warmup)
+    else:
+        raise InputError(f"optimizer.schedule is {cfg.schedule!r}, expected 'cosine' "
+                         "or 'constant'")
+    matrices = functools.partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
+    if cfg.name == "adamw":
+        rule = optax.adamw(rate, cfg.b1, cfg.b2, weight_decay=cfg.weight_decay,
+                           mask=matrices)
+    elif cfg.name == "lion":
+        rule = optax.lion(rate, cfg.b1, cfg.b2, weight_decay=cfg.weight_decay,
+                          mask=matrices)
+    elif cfg.name == "adafactor":
+        rule = optax.adafactor(rate, weight_decay_rate=cfg.weight_decay or None,
+                               weight_decay_mask=matrices)
+    else:
+        raise InputError(f"optimizer.name is {cfg.name!r}, expected 'adamw', 'lion' or "
+                         "'adafactor'")
+    clip = [optax.clip_by_global_norm(cfg.clip_norm)] if cfg.clip_norm else []
+    return optax.chain(*clip, rule)
+
+
+def init_state(model: Generator, optimizer: optax.GradientTransformation,
+               batch: Batch, catalogue: Catalogue, mesh: Mesh, *, seed: int,
+               ema: bool) -> tuple[TrainState, Any]:
+    """Makes the first state, each array born where it belongs on the mesh.
+
+    Args:
+      model: the network.
+      optimizer: from `make_optimizer`.
+      batch: any batch, for its shapes.
+      catalogue: the items.
+      mesh: the devices.
+      seed: of the parameters.
+      ema: keep averaged parameters.
+
+    Returns:
+      The state, and the same tree holding each array's sharding.
+    """
+    key = jax.random.key(seed)
+    example = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), dict(batch))
+
+    def init_boxed() -> Any:
+        return model.init(key, example, catalogue.tables)["params"]
+
+    def init() -> TrainState:
+        params = nn.meta.unbox(init_boxed())
+        return TrainState(jnp.int32(0), params, optimizer.init(params),
+                          jax.tree.map(jnp.copy, params) if ema else ())
+
+    layout = parallel.param_shardings(jax.eval_shape(init_boxed), mesh)
+    whole = parallel.replicated(mesh)
+    abstract = jax.eval_shape(init)
+    shardings: Any = TrainState(
+        whole, layout,  # type: ignore[arg-type]  # shardings in the arrays' places
+        optax.tree.map_params(optimizer, lambda _, sharding: sharding,
+                              abstract.optimizer, layout,
+                              transform_non_params=lambda _: whole),
+        layout if ema else ())
+    return jax.jit(init, out_shardings=shardings)(), shardings
+
+
+def make_train_step(model: Generator, optimizer: optax.GradientTransformation,
+                    cfg: OptimizerConfig, objective: ObjectiveConfig, mesh: Mesh,
+                    shardings: Any, *, seed: int) -> Step:
+    """Compiles nothing yet; the returned function compiles once, at its first call.
+
+    Args:
+      model: the network.
+      optimizer: from `make_optimizer`.
+      cfg: accumulation and averaging.
+      objective: the terms of the loss.
+      mesh: the devices.
+      shardings: from `init_state`.
+      seed: of the dropout; step and micro-batch are folded in.
+
+    Returns:
+      `(state, batch, catalogue) -> (state, figures)`. The state passed in is consumed.
+      Figures are scalars: "loss" and its terms in nats per target, "targets",
+      "gradient_norm".
+    """
+    def loss_of(params: Any, batch: Batch, catalogue: Catalogue, rng: Array
+                ) -> tuple[Array, tuple[Weighted, dict[str, Weighted]]]:
+        total, terms = supervised_loss(model, params, batch, catalogue, rng, objective)
+        return total.total, (total, terms)
+
+    differentiate = jax.grad(loss_of, has_aux=True)
+
+    def step(state: TrainState, batch: Batch, catalogue: Catalogue
+             ) -> tuple[TrainState, dict[str, Array]]:
+        rng = jax.random.fold_in(jax.random.key(seed), state.step)
+        gradient, (total, terms) = _accumulated(differentiate, state.params, batch,
+                                                catalogue, rng, cfg.accumulate)
+        gradient = jax.tree.map(lambda leaf: leaf / jnp.maximum(total.weight, 1),
+                                gradient)
+        updates, moments = optimizer.update(gradient, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        figures = {name: term.mean() for name, term in terms.items()}
+        figures |= {"loss": total.mean(), "targets": total.weight,
+                    "gradient_norm": optax.tree.norm(gradient)}
+        new = TrainState(state.step + 1, params, moments,
+                         _averaged(state, params, cfg.ema))
+        return new, figures
+
+    whole = parallel.replicated(mesh)
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole),
+                   in_shardings=(shardings, parallel.batch_sharding(mesh), whole))
+
+
+def _accumulated(differentiate: Callable, params: Any, batch: Batch,
+                 catalogue: Catalogue, rng: Array, parts: int) -> tuple[Any, Any]:
+    """Gradient of the summed loss and its figures, over micro-batches one by one."""
+    if parts == 1:
+        return differentiate(params, batch, catalogue, rng)
+    rows = next(iter(batch.values())).shape[0]
+    if rows % parts:
+        raise InputError(f"optimizer.accumulate is {parts}, which does not divide the "
+                         f"batch of {rows} rows")
+    # Strided, so that every part has rows of every device.
+    cut = jax.tree.map(
+        lambda leaf: leaf.reshape(rows // parts, parts, *leaf.shape[1:]).swapaxes(0, 1),
+        batch)
+
+    def add(carry: Any, part: tuple[Array, Batch]) -> tuple[Any, None]:
+        number, rows_of_part = part
+        one = differentiate(params, rows_of_part, catalogue,
+                            jax.random.fold_in(rng, number))
+        return jax.tree.map(jnp.add, carry, one), None
+
+    first = jax.tree.map(lambda leaf: leaf[0], cut)
+    shapes = jax.eval_shape(differentiate, params, first, catalogue, rng)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(add, zeros, (jnp.arange(parts), cut))[0]
+
+
+def _averaged(state: TrainState, params: Any, decay: float) -> Any:
+    """The running average; early on it forgets faster (decay min(d, (1+n)/(10+n)))."""
+    if not decay:
+        return ()
+    steps = state.step.astype(jnp.float32)
+    now = jnp.minimum(decay, (1 + steps) / (10 + steps))
+    return jax.tree.map(lambda old, new: old * now + new * (1 - now), state.ema, params)
