@@ -14,8 +14,10 @@ from oxyrec_jax.data import dataset, filters, protocols, schema, ties
 from oxyrec_jax.data.intake import Intake, Place
 from oxyrec_jax.data.readers import amazon, minionerec, movielens, sequences, tables
 from oxyrec_jax.data.readers import items as item_fields
+from oxyrec_jax.data.shop import ShopConfig, prepare_shop
 
-SOURCES = ("sequences", "amazon2018", "amazon2023", "movielens", "minionerec", "table")
+SOURCES = ("sequences", "amazon2018", "amazon2023", "movielens", "minionerec", "table",
+           "shop")
 _BLOCK_SEQUENCES = 1 << 16
 
 
@@ -40,6 +42,7 @@ class DataConfig:
       columns, item_columns: column maps ("table").
       time_unit: "s", "ms", "us", "ns" or "iso" ("table").
       delimiter: of CSV; "" means by the file's name ("table").
+      shop: the simulated shop's own knobs ("shop", which needs only `protocol` else).
     """
 
     source: str = "sequences"
@@ -56,6 +59,7 @@ class DataConfig:
     item_columns: tables.ItemColumns = tables.ItemColumns()
     time_unit: str = "s"
     delimiter: str = ""
+    shop: ShopConfig = ShopConfig()
 
 
 def prepare(cfg: DataConfig, folder: str | os.PathLike) -> dict[str, Any]:
@@ -76,6 +80,9 @@ def prepare(cfg: DataConfig, folder: str | os.PathLike) -> dict[str, Any]:
     """
     _check(cfg)
     folder = pathlib.Path(folder)
+    if cfg.source == "shop":
+        protocol = "P1" if cfg.protocol == "auto" else cfg.protocol
+        return prepare_shop(cfg.shop, folder, protocol=protocol)
     quarantine = folder.with_name(f"{folder.name}.quarantine.jsonl")
     with Intake(quarantine, cfg.max_bad_share) as intake:
         log = _read(cfg, intake)
@@ -133,7 +140,7 @@ def _check(cfg: DataConfig) -> None:
         if field not in fields:
             raise InputError(f"data.text_fields names {field!r}, expected any of "
                              f"{', '.join(fields)}")
-    if not cfg.path:
+    if not cfg.path and cfg.source != "shop":
         raise InputError(f"data.path is empty; name the {cfg.source} log to read")
 
 
