@@ -65,8 +65,9 @@ class Recommendations:
 
     Attributes:
       items: `[R, K]` int, ranked items, -1 = none.
-      sids: `[R, K]` int, ranked semantic IDs (leaves), -1 = none; None: taken from the
-        items, each semantic ID at its first item.
+      sids: `[R, K']` int, ranked semantic IDs (leaves), -1 = none; may be shorter than
+        the items, where there are fewer IDs. None: taken from the items, each semantic
+        ID at its first item.
       item_sids: `[N]` int, the semantic ID (leaf) of each item; None: no SID figures.
     """
 
@@ -221,10 +222,10 @@ def _check(runs: Mapping[str, Recommendations], rows: int, num_items: int,
                 continue
             if lists.ndim != 2 or len(lists) != rows:
                 raise ValueError(f"{name}: {what} {lists.shape}, expected [{rows}, K]")
-            if lists.shape[1] < max(cfg.ks):
-                raise InputError(f"evaluate.ks holds {max(cfg.ks)}, but {name} gives "
-                                 f"{lists.shape[1]} {what} a row; ask for more beams "
-                                 "or a smaller K")
+        if run.items.shape[1] < max(cfg.ks):
+            raise InputError(f"evaluate.ks holds {max(cfg.ks)}, but {name} gives "
+                             f"{run.items.shape[1]} items a row; ask for more beams or "
+                             "a smaller K")
         if run.items.min() < -1 or run.items.max() >= num_items:
             raise ValueError(f"{name}: items {run.items.min()} to {run.items.max()}, "
                              f"expected -1 to {num_items - 1}")
