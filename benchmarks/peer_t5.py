@@ -1,9 +1,11 @@
-"""The peer of the decoding benchmark: a T5 of Hugging Face `transformers`.
+"""The peer of the benchmarks: a T5 of Hugging Face `transformers`.
 
-An item is as many tokens as it has codes, in the input and in the output, and the beam
-search is `generate` with `prefix_allowed_tokens_fn` over a dictionary of prefixes: the
-way in which most public re-implementations of TIGER (Rajput et al. 2023,
-https://arxiv.org/abs/2305.05065) decode. Needs the extra "bench".
+An item is as many tokens as it has codes, in the input and in the output. A training
+step takes one target for each row, its history padded to the longest of the batch. The
+beam search is `generate` with `prefix_allowed_tokens_fn` over a dictionary of prefixes.
+Most public re-implementations of TIGER (Rajput et al. 2023,
+https://arxiv.org/abs/2305.05065) train and decode in these ways. Needs the extra
+"bench".
 """
 
 import dataclasses
@@ -25,6 +27,76 @@ class Size:
     layers: int
 
 
+def _network(widths: Sequence[int], size: Size, *, threads: int, seed: int,
+             dropout: float = 0.0):
+    """A randomly initialised network, the first token of each level, the versions."""
+    import torch
+    import transformers
+
+    torch.set_num_threads(threads)
+    transformers.logging.set_verbosity_error()
+    torch.manual_seed(seed)
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(
+        vocab_size=FIRST_CODE + sum(widths), d_model=size.width,
+        d_kv=size.head_width, num_heads=size.heads, d_ff=size.mlp_width,
+        num_layers=size.layers, num_decoder_layers=size.layers, dropout_rate=dropout,
+        pad_token_id=PAD, eos_token_id=END, decoder_start_token_id=PAD))
+    starts = FIRST_CODE + np.concatenate([[0], np.cumsum(widths)[:-1]])
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    return torch, model, starts, versions
+
+
+class TrainableT5:
+    """A randomly initialised T5 and its AdamW step."""
+
+    def __init__(self, codes: np.ndarray, widths: Sequence[int], size: Size, *,
+                 threads: int, dropout: float, seed: int = 0):
+        """Builds the network and the optimiser.
+
+        Args:
+          codes: `[N, T]` integers, the semantic ID of each item.
+          widths: codes of each level; every level has its own tokens.
+          size: the network.
+          threads: of PyTorch.
+          dropout: rate, wherever T5 drops.
+          seed: of the weights and of the dropout.
+        """
+        self._torch, self._model, starts, self.versions = _network(
+            widths, size, threads=threads, seed=seed, dropout=dropout)
+        self._tokens = codes.astype(np.int64) + starts
+        self._model.train()
+        self._optimizer = self._torch.optim.AdamW(
+            self._model.parameters(), lr=1e-3, weight_decay=0.05)
+        self.parameters = sum(p.numel() for p in self._model.parameters())
+
+    def step(self, items: np.ndarray, lengths: np.ndarray, targets: np.ndarray
+             ) -> float:
+        """Trains on a batch of one target for each row.
+
+        Args:
+          items: `[B, L]` item ids, each history from the left, oldest first.
+          lengths: `[B]` items of each history, at least 1.
+          targets: `[B]` item ids.
+
+        Returns:
+          The loss, nats per token.
+        """
+        longest = int(lengths.max())
+        real = np.repeat(np.arange(longest) < lengths[:, None],
+                         self._tokens.shape[1], axis=1)
+        tokens = self._tokens[items[:, :longest]].reshape(len(items), -1)
+        tensor = self._torch.from_numpy
+        loss = self._model(
+            input_ids=tensor(np.where(real, tokens, PAD)),
+            attention_mask=tensor(real.astype(np.int64)),
+            labels=tensor(self._tokens[targets])).loss
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
+        self._optimizer.step()
+        return float(loss.detach())
+
+
 class ConstrainedT5:
     """A randomly initialised T5 that may answer with the catalogue's items only."""
 
@@ -39,22 +111,10 @@ class ConstrainedT5:
           threads: of PyTorch.
           seed: of the weights.
         """
-        import torch
-        import transformers
-
-        torch.set_num_threads(threads)
-        transformers.logging.set_verbosity_error()
-        starts = FIRST_CODE + np.concatenate([[0], np.cumsum(widths)[:-1]])
+        torch, model, starts, self.versions = _network(widths, size, threads=threads,
+                                                       seed=seed)
         self._starts, self._tokens = starts, codes + starts
-        self._torch, self.depth = torch, codes.shape[1]
-        self.versions = (f"torch {torch.__version__}, "
-                         f"transformers {transformers.__version__}")
-        torch.manual_seed(seed)
-        self._model = transformers.T5ForConditionalGeneration(transformers.T5Config(
-            vocab_size=FIRST_CODE + sum(widths), d_model=size.width,
-            d_kv=size.head_width, num_heads=size.heads, d_ff=size.mlp_width,
-            num_layers=size.layers, num_decoder_layers=size.layers,
-            pad_token_id=PAD, eos_token_id=END, decoder_start_token_id=PAD)).eval()
+        self._torch, self._model, self.depth = torch, model.eval(), codes.shape[1]
         with torch.no_grad():  # logits with some spread, as a trained network has
             self._model.get_input_embeddings().weight.normal_(0, 1)
         # Every answer has exactly T tokens, so no token may end it.
