@@ -64,6 +64,19 @@ def co_engagement_embeddings(
     return _truncated_svd(_ppmi(counts, smoothing), dimension, seed)
 
 
+def training_popularity(items: np.ndarray, offsets: np.ndarray, targets: np.ndarray, *,
+                        num_items: int) -> np.ndarray:
+    """Counts how often each item is a training target: `[N]` int64.
+
+    Args:
+      items, offsets, targets, num_items: as in `co_engagement_embeddings`.
+    """
+    sequence, first, last = np.asarray(targets, np.int64).reshape(-1, 3).T
+    start = np.asarray(offsets, np.int64)[sequence]
+    events = _ranges(start + first, start + last)
+    return np.bincount(np.asarray(items)[events], minlength=num_items)
+
+
 def _co_counts(items: np.ndarray, offsets: np.ndarray, targets: np.ndarray, *,
                num_items: int, window: int) -> sparse.csr_array:
     """Returns the symmetric `[N, N]` float64 counts n(i, j) with an empty diagonal."""

@@ -1,0 +1,77 @@
+"""Spread and numbered semantic IDs: what may change, what may not."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oxyrec_jax.tokenizer import collisions
+
+
+def _draw(seed, items, widths, dimension=3):
+    """Random items with a last code that is the nearest of random centroids."""
+    rng = np.random.default_rng(seed)
+    last = rng.normal(size=(widths[-1], dimension)).astype(np.float32)
+    rest = rng.normal(size=(items, dimension)).astype(np.float32)
+    codes = np.stack([rng.integers(0, width, items) for width in widths], 1)
+    codes[:, -1] = ((rest[:, None] - last) ** 2).sum(-1).argmin(1)
+    return codes.astype(np.int32), rest, last
+
+
+CASES = st.tuples(st.integers(0, 1000), st.integers(1, 60),
+                  st.sampled_from([(2, 4), (3, 2, 8), (16,), (1, 1)]))
+
+
+def test_spread_by_hand():
+    # Under prefix 0 the items .2, .1 and 2.1 choose among the centroids 0, 1 and 5. The
+    # first two are nearest to 0: .1 is nearer and keeps it. 1 is held by 2.1, which is
+    # alone on it, so the nearest that is free for .2 is 5.
+    codes = np.array([[0, 0], [0, 0], [0, 1], [1, 0]], np.int32)
+    rest = np.array([[0.2], [0.1], [2.1], [0.3]], np.float32)
+    found = collisions.spread(codes, rest, np.array([[0.0], [1], [5]], np.float32))
+    assert found.tolist() == [[0, 2], [0, 0], [0, 1], [1, 0]]
+
+
+@settings(deadline=None, max_examples=60)
+@given(CASES)
+def test_spread_shares_as_little_as_can_be(case):
+    codes, rest, last = _draw(*case)
+    found = collisions.spread(codes, rest, last)
+    np.testing.assert_array_equal(found[:, :-1], codes[:, :-1])
+    assert found.dtype == np.int32 and found.min() >= 0
+    width = len(last)
+    prefixes, members = np.unique(codes[:, :-1], axis=0, return_inverse=True)
+    for prefix in range(len(prefixes)):
+        rows = np.flatnonzero(members.ravel() == prefix)
+        loads = np.bincount(found[rows, -1], minlength=width)
+        assert loads.max() == -(-len(rows) // width)
+        before = np.bincount(codes[rows, -1], minlength=width)
+        if before.max() == 1:
+            np.testing.assert_array_equal(found[rows], codes[rows])
+        if len(rows) <= width:  # a code that was in use stays with its best item
+            for code in np.flatnonzero(before):
+                holders = rows[codes[rows, -1] == code]
+                error = ((rest[holders] - last[code]) ** 2).sum(1)
+                assert found[holders[error.argmin()], -1] == code
+
+
+@settings(deadline=None, max_examples=60)
+@given(CASES)
+def test_numbered_ids_are_unique_and_ordered_by_popularity(case):
+    codes, _, _ = _draw(*case)
+    popularity = np.random.default_rng(case[0]).integers(0, 4, len(codes))
+    found, width = collisions.number(codes, popularity)
+    assert len(np.unique(found, axis=0)) == len(codes)
+    assert width == found[:, -1].max() + 1
+    np.testing.assert_array_equal(found[:, :-1], codes)
+    for row in np.unique(codes, axis=0):
+        items = np.flatnonzero((codes == row).all(1))
+        ranked = items[np.argsort(found[items, -1])]
+        expected = sorted(items, key=lambda item: (-popularity[item], item))
+        assert ranked.tolist() == expected
+        assert sorted(found[items, -1]) == list(range(len(items)))
+
+
+def test_spread_of_identical_items_uses_every_code_once():
+    codes, rest = np.zeros((5, 2), np.int32), np.ones((5, 3), np.float32)
+    found = collisions.spread(codes, rest, np.eye(5, 3, dtype=np.float32))
+    assert sorted(found[:, 1]) == [0, 1, 2, 3, 4]

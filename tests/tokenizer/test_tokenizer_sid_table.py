@@ -1,0 +1,276 @@
+"""From a data set to a bundle of semantic IDs and back, and all that can break."""
+
+import dataclasses
+import gzip
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oxyrec_jax import artifacts
+from oxyrec_jax.base import InputError
+from oxyrec_jax.data import dataset as datasets
+from oxyrec_jax.tokenizer import residual, sid_table
+from oxyrec_jax.tokenizer import trie as tries
+from oxyrec_jax.tokenizer.embeddings import EmbeddingConfig
+
+HASHED = EmbeddingConfig("hashed", dimension=16)
+CFG = sid_table.TokenizerConfig(widths=(8, 8), dimension=4, iterations=8)
+KINDS = ("polish", "shampoo", "brush")
+COLOURS = ("red", "blue", "green", "black", "white")
+
+
+def _items(texts):
+    unknown = [None] * len(texts)
+    return pa.table({
+        "item_id": [f"i{n}" for n in range(len(texts))], "title": texts, "text": texts,
+        "category": [text and text.split()[-1] for text in texts],
+        "brand": pa.array(unknown, pa.string()),
+        "price": pa.array(unknown, pa.float32())})
+
+
+def _dataset(folder, texts, *, sequences=40, length=8, seed=0):
+    """A random log of leave-one-out splits over items with these texts."""
+    rng = np.random.default_rng(seed)
+    events = rng.zipf(1.5, sequences * length) % len(texts)
+
+    def fill(writer):
+        writer.add_items(_items(texts))
+        writer.add_sequences({"item": events}, np.full(sequences, length),
+                             [f"u{n}" for n in range(sequences)])
+        for split, first, last in [("train", 1, length - 2),
+                                   ("valid", length - 2, length - 1),
+                                   ("test", length - 1, length)]:
+            writer.add_targets(split, [(s, first, last) for s in range(sequences)])
+    datasets.write_dataset(folder, fill, facts={"source": "toy"})
+    return datasets.load_dataset(folder)
+
+
+def _texts(count=45):
+    return [f"{COLOURS[n % 5]} number {n // 15} {KINDS[n % 3]}" for n in range(count)]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return _dataset(tmp_path_factory.mktemp("toy") / "data", _texts())
+
+
+def _build(toy, folder, **options):
+    manifest = sid_table.build_semantic_ids(
+        toy, HASHED, dataclasses.replace(CFG, **options), folder / "sids",
+        cache_folder=folder / "cache")
+    return sid_table.load_semantic_ids(folder / "sids", toy), manifest
+
+
+@pytest.fixture(scope="module")
+def built(toy, tmp_path_factory):
+    return _build(toy, tmp_path_factory.mktemp("built"))
+
+
+def test_the_bundle_holds_what_was_made(toy, built):
+    sids, manifest = built
+    assert sids.codes.shape == (45, 2) and sids.codes.dtype == np.int32
+    assert sids.widths == (8, 8) and len(sids.codebooks) == 2
+    np.testing.assert_allclose(np.linalg.norm(sids.embeddings, axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(
+        residual.encode(sids.codebooks, sids.embeddings), sids.codes)
+    assert sids.manifest == json.loads(json.dumps(manifest))
+    assert manifest["encoder"] == {"name": "hashed character n-grams", "dimension": 16,
+                                   "sha256": None}
+    assert sids.manifest["config"]["tokenizer"]["widths"] == [8, 8]
+    assert manifest["quality"]["items"] == 45
+    assert manifest["quality"]["purity"][1] >= manifest["quality"]["purity"][0] > 0.3
+    reconstruction = manifest["quality"]["reconstruction"]
+    assert 1 > reconstruction[0] > reconstruction[1] > 0
+
+
+def test_popularity_counts_training_targets(toy, built):
+    events = toy.column("item").reshape(40, 8)[:, 1:6]  # not the first, not the last 2
+    np.testing.assert_array_equal(built[0].popularity,
+                                  np.bincount(events.ravel(), minlength=45))
+
+
+def test_same_seed_same_bytes_and_another_seed_others(toy, built, tmp_path):
+    again, manifest = _build(toy, tmp_path)
+    assert manifest["files"] == built[1]["files"]
+    other, _ = _build(toy, tmp_path, seed=1)
+    assert (other.codes != again.codes).any()
+
+
+def test_prefix_lookup_equals_a_scan(built):
+    sids = built[0]
+    for prefix in [(), (0,), (3,), (7, 7), tuple(sids.codes[0]), tuple(sids.codes[44])]:
+        same = (sids.codes[:, : len(prefix)] == prefix).all(1)
+        assert sorted(sids.items(prefix)) == np.flatnonzero(same).tolist()
+    with pytest.raises(ValueError, match="2 codes"):
+        sids.items((1, 2, 3))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 1000), st.integers(1, 40), st.sampled_from([(1,), (3,), (2, 3)]))
+def test_collision_lists_hold_every_item_once_by_popularity(seed, items, widths):
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, widths, (items, len(widths))).astype(np.int32)
+    sids = sid_table.SemanticIds(codes, widths, rng.integers(0, 3, items), (), None, {})
+    lists = [sids.items(code) for code in np.unique(codes, axis=0)]
+    assert sorted(np.concatenate(lists)) == list(range(items))
+    for held in lists:
+        assert len(np.unique(codes[held], axis=0)) == 1
+        assert held.tolist() == sorted(
+            held, key=lambda item: (-sids.popularity[item], item))
+    # The trie, given the same order, holds the same lists in the same order.
+    _, leaves = tries.build_trie(codes, widths, order=sids.order)
+    for leaf, held in enumerate(lists):
+        first, last = leaves.offsets[leaf : leaf + 2]
+        np.testing.assert_array_equal(leaves.items[first:last], held)
+
+
+def test_spread_and_dedup_leave_no_item_sharing(toy, built, tmp_path):
+    listed = built[0]
+    spread, _ = _build(toy, tmp_path, collisions="spread")
+    np.testing.assert_array_equal(spread.codes[:, 0], listed.codes[:, 0])
+    sizes = np.bincount(listed.codes[:, 0], minlength=8)
+    assert np.unique(spread.codes, axis=0, return_counts=True)[1].max() == (
+        -(-sizes.max() // 8))
+    dedup, manifest = _build(toy, tmp_path, collisions="dedup")
+    np.testing.assert_array_equal(dedup.codes[:, :2], listed.codes)
+    assert manifest["quality"]["duplicates"] == 0 and len(dedup.widths) == 3
+    assert dedup.widths[2] == built[1]["quality"]["max_items_per_sid"]
+    assert len(dedup.codebooks) == 3 and not dedup.codebooks[2].any()
+
+
+def test_sources_stand_side_by_side_with_their_weights(toy, tmp_path):
+    cfg = dataclasses.replace(CFG, sources=("text", "co-engagement"), weights=(2.0, 1))
+    sid_table.build_semantic_ids(toy, EmbeddingConfig("hashed", dimension=12), cfg,
+                                 tmp_path / "sids")
+    x = sid_table.load_semantic_ids(tmp_path / "sids").embeddings
+    assert x.shape == (45, 12 + 4)
+    np.testing.assert_allclose(np.linalg.norm(x[:, :12], axis=1), 2, rtol=1e-5)
+    behaviour = np.linalg.norm(x[:, 12:], axis=1)
+    np.testing.assert_allclose(behaviour[behaviour > 0], 1, rtol=1e-5)
+    assert (behaviour > 0).sum() > 20
+    only, manifest = _build(toy, tmp_path, sources=("co-engagement",), dimension=16)
+    assert only.embeddings.shape == (45, 16) and manifest["encoder"] is None
+
+
+@pytest.mark.parametrize("texts", [
+    ["same thing"] * 20, ["one thing"], ["a shampoo", "a brush", None]],
+    ids=["all identical", "one item", "fewer items than codes"])
+def test_little_catalogues_get_right_ids(tmp_path, texts):
+    toy = _dataset(tmp_path / "data", texts)
+    sids, manifest = _build(toy, tmp_path)
+    distinct = len(set(texts))
+    assert manifest["quality"]["sids"] == distinct
+    assert len(sids.items(sids.codes[0])) == len(texts) - distinct + 1
+    np.testing.assert_allclose(residual.decode(sids.codebooks, sids.codes),
+                               sids.embeddings, atol=1e-5)
+
+
+def test_nan_embeddings_are_named(toy, tmp_path):
+    x = np.ones((45, 3))
+    x[7, 1] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    with pytest.raises(InputError, match="x.npy: row 7 holds NaN"):
+        sid_table.build_semantic_ids(
+            toy, EmbeddingConfig("file", path=str(tmp_path / "x.npy")), CFG,
+            tmp_path / "sids")
+    assert not (tmp_path / "sids").exists()
+
+
+def test_items_without_any_text_are_named(tmp_path):
+    toy = _dataset(tmp_path / "data", [None, None, None])
+    with pytest.raises(InputError, match="have no text; choose"):
+        sid_table.build_semantic_ids(toy, HASHED, CFG, tmp_path / "sids")
+
+
+@pytest.mark.parametrize("options, words", [
+    ({"sources": ("image",)}, "sources are"), ({"sources": ()}, "sources are"),
+    ({"sources": ("text", "text")}, "sources are"),
+    ({"weights": (1.0, 2.0)}, "one positive number for each"),
+    ({"weights": (0.0,)}, "one positive number"),
+    ({"collisions": "drop"}, "policy is 'drop', expected one of list, spread, dedup"),
+    ({"widths": ()}, "widths are"), ({"widths": (8, 0)}, "widths are"),
+])
+def test_settings_that_cannot_work_are_named(toy, tmp_path, options, words):
+    with pytest.raises(InputError, match=words):
+        _build(toy, tmp_path, **options)
+
+
+@pytest.fixture
+def bundle(toy, tmp_path):
+    codes = np.arange(90).reshape(45, 2) % 8
+    sid_table.write_semantic_ids(toy, codes, (8, 8), tmp_path / "sids",
+                                 popularity=np.zeros(45))
+    return tmp_path / "sids"
+
+
+def test_ids_from_elsewhere_need_no_codebooks(toy, bundle):
+    sids = sid_table.load_semantic_ids(bundle, toy)
+    assert sids.codebooks == () and sids.embeddings is None
+    np.testing.assert_array_equal(sids.codes, np.arange(90).reshape(45, 2) % 8)
+
+
+@pytest.mark.parametrize("codes, words", [
+    (np.zeros((44, 2), int), r"found int64 \(44, 2\), expected integers \(45, 2\)"),
+    (np.zeros((45, 2)), "found float64"),
+    (np.full((45, 2), 8), "row 0 has the code 8 at level 0, expected 0 to 7"),
+    (np.full((45, 2), -1), "has the code -1"),
+])
+def test_ids_that_do_not_fit_are_refused(toy, tmp_path, codes, words):
+    with pytest.raises(InputError, match=words):
+        sid_table.write_semantic_ids(toy, codes, (8, 8), tmp_path / "sids",
+                                     popularity=np.zeros(45))
+
+
+def _edit_manifest(folder, **changes):
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("damage, words", [
+    (lambda f: (f / "codes.npy").unlink(), "codes.npy is missing"),
+    (lambda f: (f / "codes.npy").write_bytes((f / "codes.npy").read_bytes()[:-4]),
+     "codes.npy has [0-9]+ bytes, its manifest says"),
+    (lambda f: np.save(f / "codes.npy", np.zeros((45, 2), np.int32)),
+     "codes.npy was changed"),
+    (lambda f: _edit_manifest(f, kind="dataset"), "holds 'dataset', expected 'seman"),
+    (lambda f: _edit_manifest(f, version=7), "schema version 7"),
+    (lambda f: _edit_manifest(f, dataset="0" * 64), "made for another data set"),
+    (lambda f: _edit_manifest(f, widths=[4, 4]), "codes.npy: row .* expected 0 to 3"),
+    (lambda f: _edit_manifest(f, widths=[8]), "codes.npy: found int32"),
+    (lambda f: (f / "manifest.json").write_text("{"), "manifest.json is not valid"),
+], ids=["missing", "cut", "changed", "kind", "version", "data set", "widths", "levels",
+        "manifest"])
+def test_a_damaged_or_foreign_bundle_is_named(toy, bundle, damage, words):
+    damage(bundle)
+    with pytest.raises(InputError, match=words):
+        sid_table.load_semantic_ids(bundle, toy)
+
+
+def test_a_popularity_of_other_items_is_named(toy, bundle):
+    sids = sid_table.load_semantic_ids(bundle)
+    with pytest.raises(ValueError, match="popularity.shape"):
+        sid_table.write_semantic_ids(toy, sids.codes, (8, 8), bundle,
+                                     popularity=np.zeros(44))
+    artifacts.write_bundle(
+        bundle, kind=sid_table.KIND, version=sid_table.VERSION,
+        arrays={"codes": sids.codes, "popularity": np.zeros(44)},
+        facts={"widths": [8, 8], "dataset": sids.manifest["dataset"]})
+    with pytest.raises(InputError, match="popularity.npy has shape"):
+        sid_table.load_semantic_ids(bundle, toy)
+
+
+def test_a_real_catalogue_is_covered(shared_data, tmp_path):
+    path = shared_data / "amazon14_office" / "items.jsonl.gz"
+    with gzip.open(path, "rt") as file:
+        titles = [json.loads(line).get("title") or "" for line in file]
+    toy = _dataset(tmp_path / "data", titles)
+    manifest = sid_table.build_semantic_ids(
+        toy, EmbeddingConfig(), sid_table.TokenizerConfig(
+            widths=(64, 64, 64), collisions="spread"), tmp_path / "sids")
+    figures = manifest["quality"]
+    assert figures["duplicates"] < 0.02 and min(figures["coverage"]) > 0.95
+    assert min(figures["perplexity"]) > 40
