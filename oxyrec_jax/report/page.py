@@ -11,8 +11,9 @@ import plotly.offline
 from oxyrec_jax import __version__, artifacts
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data.dataset import Dataset
-from oxyrec_jax.report import sections, semantic_map, style
+from oxyrec_jax.report import sections, style
 from oxyrec_jax.report.fragments import Html, raw, tag
+from oxyrec_jax.tokenizer import sid_table
 
 # Whatever a title or a library may try, the browser loads nothing. Charts drawn by the
 # graphics card compile their programs at run time, hence 'unsafe-eval'.
@@ -63,15 +64,13 @@ def write_report(
       The path.
 
     Raises:
-      InputError: a damaged bundle, items that data set and bundle do not share, an
-        example that names an unknown item, or a file that cannot be written.
+      InputError: a damaged bundle, one made from another data set, an example that
+        names an unknown item, or a file that cannot be written.
     """
     results, facts = results or {}, facts or {}
-    sids = None if semantic_ids is None else semantic_map.read(semantic_ids)
+    sids = (None if semantic_ids is None
+            else sid_table.load_semantic_ids(semantic_ids, dataset))
     titles = None if dataset is None else _titles(dataset)
-    if sids is not None and titles is not None and len(titles) != len(sids.codes):
-        raise InputError(f"{semantic_ids} holds {len(sids.codes)} items, the data set "
-                         f"{len(titles)}; give the bundle made from this data set")
     _check_examples(examples, len(titles or ()) if sids is None else len(sids.codes))
     content = {
         "summary": sections.summary(results, sids, facts),

@@ -8,6 +8,8 @@ import numpy as np
 
 from oxyrec_jax.report import figures, fragments, semantic_map, words
 from oxyrec_jax.report.fragments import Html, chart, missing, number, table, tag
+from oxyrec_jax.tokenizer import quality
+from oxyrec_jax.tokenizer.sid_table import SemanticIds
 
 MODEL = "This model"
 _HISTORY = 8  # events shown of an example's history
@@ -34,7 +36,7 @@ class Example:
 
 
 def summary(results: Mapping[str, Mapping[str, Any]],
-            sids: semantic_map.SemanticIds | None,
+            sids: SemanticIds | None,
             facts: Mapping[str, Any]) -> list[Html]:
     """The verdict and the cards."""
     if not results:
@@ -82,7 +84,8 @@ def training(log: Sequence[Mapping[str, Any]] | None) -> list[Html]:
     flat = [fragments.flatten(entry) for entry in log]
     names = sorted({name for entry in flat for name, value in entry.items()
                     if figures.is_figure(value) and name != "step"})
-    rest = [name for name in names if "loss" not in name and "@" not in name]
+    rest = [name for name in names
+            if "loss" not in name and "@" not in name and name != "epoch"]
     losses = [name for name in names if "loss" in name]
     charts = []
     if losses:
@@ -109,7 +112,7 @@ def training(log: Sequence[Mapping[str, Any]] | None) -> list[Html]:
             tag("div", main, class_="grid"), *([more] if more else [])]
 
 
-def semantic_ids(sids: semantic_map.SemanticIds | None, titles: Sequence[str] | None
+def semantic_ids(sids: SemanticIds | None, titles: Sequence[str] | None
                  ) -> list[Html]:
     """The map, how codes are used, who shares an ID, and what level 1 holds."""
     if sids is None:
@@ -117,13 +120,7 @@ def semantic_ids(sids: semantic_map.SemanticIds | None, titles: Sequence[str] | 
     names = titles or [f"item {item}" for item in range(len(sids.codes))]
     first = np.asarray(sids.codes[:, 0])
     typical = semantic_map.typical_words(first, titles) if titles else {}
-    picture, shown, share = semantic_map.item_map(sids, names, typical)
-    some = "" if shown == len(names) else f" {shown:,} of {len(names):,} are drawn."
-    parts = [chart("map", picture, f"Every point is an item; neighbours have similar "
-                   f"embeddings. The plane keeps {share:.0%} of their variance.{some} "
-                   "The colour is that of the item's first code; labels are words "
-                   "typical of the titles of the largest first codes. Point at an item "
-                   "for its title and semantic ID.", title="Map of the items")]
+    parts = [_map(sids, names, typical)]
     charts = []
     for level, width in enumerate(sids.widths):
         counts = np.bincount(np.asarray(sids.codes[:, level]), minlength=width)
@@ -131,7 +128,7 @@ def semantic_ids(sids: semantic_map.SemanticIds | None, titles: Sequence[str] | 
         charts.append(chart(
             f"usage-{level}", semantic_map.usage(counts),
             f"{used:,} of {width:,} codes are used; perplexity "
-            f"{semantic_map.perplexity(counts):,.0f}. Dashed: all codes used equally.",
+            f"{quality.perplexity(counts):,.0f}. Dashed: all codes used equally.",
             title=f"Level {level + 1}"))
     shared = semantic_map.share_counts(sids.codes)
     charts.append(chart(
@@ -143,14 +140,14 @@ def semantic_ids(sids: semantic_map.SemanticIds | None, titles: Sequence[str] | 
     if titles:
         parts += [tag("h3", "What the largest first codes hold"),
                   _first_codes(first, names, typical)]
-    if sids.facts.get("quality"):
+    if sids.manifest.get("quality"):
         parts.append(tag("details", tag("summary", "Quality figures of the tokenizer"),
-                         fragments.facts(sids.facts["quality"])))
+                         fragments.facts(sids.manifest["quality"])))
     return parts
 
 
 def examples(shown: Sequence[Example], titles: Sequence[str] | None,
-             sids: semantic_map.SemanticIds | None) -> list[Html]:
+             sids: SemanticIds | None) -> list[Html]:
     """Histories beside recommendations, the hit marked."""
     if not shown:
         return [missing("examples", "No example users were given.")]
@@ -218,7 +215,7 @@ def _figure_card(result: Mapping[str, Any], cell: str) -> tuple[str, str, str, s
             f"interval {number(low)} to {number(high)}{spread}", "")
 
 
-def _identity_cards(sids: semantic_map.SemanticIds | None
+def _identity_cards(sids: SemanticIds | None
                     ) -> list[tuple[str, str, str, str]]:
     if sids is None:
         return []
@@ -332,6 +329,21 @@ def _details(result: Mapping[str, Any]) -> list[Html]:
 _LEVELS = {"item": "item level", "sid": "SID level"}
 
 
+def _map(sids: SemanticIds, titles: Sequence[str], typical: Mapping[int, str]
+         ) -> Html:
+    if sids.embeddings is None:
+        return missing("the map of the items", "The semantic IDs were imported without "
+                       "the embeddings that they were made from.")
+    picture, shown, share = semantic_map.item_map(sids.codes, sids.embeddings, titles,
+                                                  typical)
+    some = "" if shown == len(titles) else f" {shown:,} of {len(titles):,} are drawn."
+    return chart("map", picture, "Every point is an item; neighbours have similar "
+                 f"embeddings. The plane keeps {share:.0%} of their variance.{some} "
+                 "The colour is that of the item's first code; labels are words "
+                 "typical of the titles of the largest first codes. Point at an item "
+                 "for its title and semantic ID.", title="Map of the items")
+
+
 def _first_codes(first: np.ndarray, titles: Sequence[str],
                  typical: Mapping[int, str]) -> Html:
     sizes = np.bincount(first)
@@ -349,7 +361,7 @@ def _first_codes(first: np.ndarray, titles: Sequence[str],
 
 
 def _example(example: Example, titles: Sequence[str],
-             sids: semantic_map.SemanticIds | None) -> Html:
+             sids: SemanticIds | None) -> Html:
     items = [item for item in list(example.items)[:_LISTED] if item >= 0]
     if example.target is None:
         badge = tag("span", "what came next is not known", class_="badge")

@@ -1,53 +1,20 @@
 """What the semantic IDs look like: a map, how codes are used, what they hold."""
 
 import collections
-import dataclasses
 import html
-import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import plotly.colors
 import plotly.graph_objects as go
 
-from oxyrec_jax import artifacts
 from oxyrec_jax.report import figures
 
-KIND = "semantic-ids"
-VERSION = 1
 _MAP_POINTS = 15_000  # more make the file large and the page slow
 _LABELS = 14
 _TITLE = 90  # characters
 _WORD = re.compile(r"[^\W\d_]{3,}")
-
-
-@dataclasses.dataclass(frozen=True)
-class SemanticIds:
-    """A semantic-ID bundle, opened.
-
-    Attributes:
-      codes: `[N, T]` int.
-      embeddings: `[N, D]` float, what was quantised.
-      facts: its manifest.
-    """
-
-    codes: np.ndarray
-    embeddings: np.ndarray
-    facts: Mapping[str, Any]
-
-    @property
-    def widths(self) -> list[int]:
-        """How many codes each level has room for."""
-        return list(self.facts["widths"])
-
-
-def read(folder: str | os.PathLike) -> SemanticIds:
-    """Opens a bundle of kind "semantic-ids"; a damaged one raises `InputError`."""
-    facts = artifacts.read_manifest(folder, kind=KIND, version=VERSION)
-    return SemanticIds(artifacts.read_array(folder, "codes"),
-                       artifacts.read_array(folder, "embeddings"), facts)
 
 
 def spell(codes: Sequence[int]) -> str:
@@ -59,12 +26,6 @@ def spell(codes: Sequence[int]) -> str:
 def share_counts(codes: np.ndarray) -> np.ndarray:
     """How many items stand behind each semantic ID that is used: `[IDs]`."""
     return np.unique(codes, axis=0, return_counts=True)[1]
-
-
-def perplexity(counts: np.ndarray) -> float:
-    """`exp` of the entropy (nats) of the codes' use."""
-    share = counts[counts > 0] / counts.sum()
-    return float(np.exp(-(share * np.log(share)).sum()))
 
 
 def typical_words(first: np.ndarray, titles: Sequence[str], *, count: int = 3
@@ -93,21 +54,27 @@ def typical_words(first: np.ndarray, titles: Sequence[str], *, count: int = 3
     return found
 
 
-def item_map(sids: SemanticIds, titles: Sequence[str], words: Mapping[int, str]
-             ) -> tuple[go.Figure, int, float]:
+def item_map(codes: np.ndarray, embeddings: np.ndarray, titles: Sequence[str],
+             words: Mapping[int, str]) -> tuple[go.Figure, int, float]:
     """Items in the plane of their embeddings' two main directions.
+
+    Args:
+      codes: `[N, T]` int semantic IDs.
+      embeddings: `[N, D]` float, what was quantised.
+      titles: of the N items.
+      words: typical words of each first code, for the labels.
 
     Returns:
       The figure, how many items it shows, and the share of the variance that the plane
       keeps.
     """
-    chosen = np.arange(len(sids.codes))
+    chosen = np.arange(len(codes))
     if len(chosen) > _MAP_POINTS:
         chosen = np.sort(np.random.default_rng(0).choice(chosen, _MAP_POINTS, False))
-    vectors = np.asarray(sids.embeddings[chosen], np.float64)
+    vectors = np.asarray(embeddings[chosen], np.float64)
     plane, share = _principal(vectors / np.maximum(
         np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
-    codes = np.asarray(sids.codes[chosen])
+    codes = codes[chosen]
     present, code_of = np.unique(codes[:, 0], return_inverse=True)
     sizes = np.bincount(code_of)
     centres = np.stack([np.bincount(code_of, plane[:, axis]) / sizes

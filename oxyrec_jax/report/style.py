@@ -93,6 +93,7 @@ td small { display: block; color: var(--muted); font-size: .76rem; }
 .words td, .words th { white-space: normal; text-align: left; }
 .words table { min-width: 620px; }
 .facts td, .facts th { text-align: left; }
+.facts th:first-child { width: 18rem; }
 .value { white-space: normal; overflow-wrap: anywhere; display: inline-block;
   max-width: 60ch; }
 code { font: .86em/1.4 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;

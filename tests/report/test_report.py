@@ -7,12 +7,13 @@ import re
 import numpy as np
 import pytest
 
-from oxyrec_jax import artifacts, report
+from oxyrec_jax import report
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data import dataset as datasets
 from oxyrec_jax.data import schema
 from oxyrec_jax.evaluate import evaluation
 from oxyrec_jax.report import fragments, semantic_map
+from oxyrec_jax.tokenizer import sid_table
 
 EVIL = "<script>alert(1)</script> \"soap\" & <img src=x onerror=alert(2)>"
 SECTIONS = ("summary", "results", "training", "semantic-ids", "examples", "provenance",
@@ -72,12 +73,13 @@ def shop(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
+def bundle(tmp_path_factory, shop):
     folder = tmp_path_factory.mktemp("sids") / "sids"
-    embeddings = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
-    artifacts.write_bundle(folder, kind="semantic-ids", version=1,
-                           arrays={"codes": CODES, "embeddings": embeddings},
-                           facts={"widths": [4, 3], "quality": {"error": 0.25}})
+    rng = np.random.default_rng(0)
+    books = [rng.normal(size=(width, 4)).astype(np.float32) for width in (4, 3)]
+    sid_table.write_semantic_ids(
+        shop, CODES, (4, 3), folder, popularity=np.arange(6), codebooks=books,
+        vectors=rng.normal(size=(6, 4)).astype(np.float32))
     return folder
 
 
@@ -235,13 +237,25 @@ def test_a_clear_loss_to_a_baseline_is_said(tmp_path, results):
     assert any(attrs.get("class") == "verdict bad" for _, attrs in page.elements)
 
 
-def test_a_bundle_of_another_data_set_is_refused(tmp_path, shop):
-    artifacts.write_bundle(tmp_path / "s", kind="semantic-ids", version=1, arrays={
-        "codes": CODES[:5], "embeddings": np.ones((5, 2))}, facts={"widths": [4, 3]})
-    with pytest.raises(InputError, match="5 items, the data set 6"):
-        report.write_report(tmp_path / "r.html", title="t", dataset=shop,
-                            semantic_ids=tmp_path / "s")
+def test_a_bundle_of_another_data_set_is_refused(tmp_path, shop, bundle):
+    def fill(out):
+        out.add_items(schema.item_table({"item_id": list("abcdef")}))
+        out.add_sequences({"item": np.array([0, 1])}, np.array([2]), ["eve"])
+    datasets.write_dataset(tmp_path / "d", fill, facts={"source": "other"})
+    with pytest.raises(InputError, match="another data set"):
+        report.write_report(tmp_path / "r.html", title="t", semantic_ids=bundle,
+                            dataset=datasets.load_dataset(tmp_path / "d"))
     assert not (tmp_path / "r.html").exists()
+
+
+def test_imported_semantic_ids_have_no_map_but_all_else(tmp_path, shop):
+    sid_table.write_semantic_ids(shop, CODES, (4, 3), tmp_path / "s",
+                                 popularity=np.arange(6))
+    path = report.write_report(tmp_path / "r.html", title="t", dataset=shop,
+                               semantic_ids=tmp_path / "s")
+    page = Page(path.read_text("utf-8"))
+    assert "Not in this report: the map of the items." in page.text
+    assert "map" not in page.charts and "collisions" in page.charts
 
 
 def test_an_example_of_an_unknown_item_is_refused(tmp_path, shop):
@@ -287,11 +301,6 @@ def test_numbers_are_printed_as_a_reader_wants_them(value, shown):
     assert fragments.number(value) == shown
 
 
-def test_perplexity_by_hand():
-    assert semantic_map.perplexity(np.array([5, 5, 0, 5, 5])) == pytest.approx(4)
-    assert semantic_map.perplexity(np.array([9, 0])) == pytest.approx(1)
-
-
 def test_typical_words_are_those_that_other_titles_lack():
     titles = ["red nail polish", "blue nail polish", "red soap", "blue soap"]
     words = semantic_map.typical_words(np.array([0, 0, 1, 1]), titles)
@@ -301,8 +310,7 @@ def test_typical_words_are_those_that_other_titles_lack():
 def test_a_large_map_is_drawn_from_a_sample(monkeypatch):
     monkeypatch.setattr(semantic_map, "_MAP_POINTS", 50)
     rng = np.random.default_rng(0)
-    sids = semantic_map.SemanticIds(rng.integers(0, 4, (200, 2)),
-                                    rng.normal(size=(200, 3)), {"widths": [4, 4]})
-    figure, shown, share = semantic_map.item_map(sids, ["t"] * 200, {})
+    figure, shown, share = semantic_map.item_map(
+        rng.integers(0, 4, (200, 2)), rng.normal(size=(200, 3)), ["t"] * 200, {})
     assert shown == 50 and len(figure.data[0].x) == 50
     assert 0 < share <= 1
