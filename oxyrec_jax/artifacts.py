@@ -69,6 +69,8 @@ def read_json(path: str | os.PathLike) -> Any:
         return json.loads(text)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
+    except OSError as error:
+        raise InputError(f"{path} could not be read: {error.strerror}") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path} is not valid JSON ({error}); restore or remake it"
                          ) from error
@@ -98,7 +100,8 @@ def write_bundle(
     """Writes a bundle and puts it in its place in one rename.
 
     Args:
-      folder: where the bundle shall stand; an older bundle there is replaced.
+      folder: where the bundle shall stand; an older bundle there is replaced, and
+        nothing but a bundle or an empty folder is.
       kind: what the bundle is ("dataset", "semantic-ids"); checked when read.
       version: schema version of this kind; checked when read.
       arrays: name to array, each written as `<name>.npy`; names may hold "/".
@@ -110,13 +113,14 @@ def write_bundle(
       The manifest.
 
     Raises:
-      InputError: the disk is full or the place cannot be written; an older bundle
-        stays as it was.
+      InputError: the disk is full, the place cannot be written, or something that is
+        no bundle stands there; what stood there stays as it was.
     """
     target = pathlib.Path(folder)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target)
+        _check_place(target, kind)
         beside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
         beside.mkdir()
     except OSError as error:
@@ -125,7 +129,9 @@ def write_bundle(
         for name, array in arrays.items():
             path = beside / f"{name}.npy"
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, np.ascontiguousarray(array), allow_pickle=False)
+            with open(path, "wb") as file:
+                np.lib.format.write_array(_Stream(file), np.asarray(array),
+                                          allow_pickle=False)
         if write_files is not None:
             write_files(beside)
         manifest = {"kind": kind, "version": version, **facts, "files": _list(beside)}
@@ -168,27 +174,61 @@ def read_manifest(
         raise InputError(
             f"{folder} has schema version {manifest.get('version')}, this release reads "
             f"{version}; make it again with this release")
+    files = manifest.get("files")
+    if not isinstance(files, dict):
+        raise InputError(f"{folder / MANIFEST} lists no files; make the bundle again")
     if verify:
-        for name, entry in manifest["files"].items():
+        for name, entry in files.items():
             _check_file(folder, name, entry)
     return manifest
 
 
 def read_array(folder: str | os.PathLike, name: str) -> np.ndarray:
-    """Opens one array of a bundle, memory-mapped and read-only."""
-    path = pathlib.Path(folder) / f"{name}.npy"
+    """Opens one array of a bundle, memory-mapped and read-only.
+
+    Raises:
+      InputError: there is no such array, it is damaged, or its name leads out of the
+        folder.
+    """
+    folder = pathlib.Path(folder)
+    _check_name(folder, name)
+    path = folder / f"{name}.npy"
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, OSError) as error:
         raise InputError(f"{path} is not a readable array ({error})") from error
 
 
-def _check_file(folder: pathlib.Path, name: str, entry: Mapping[str, Any]) -> None:
-    path = folder / name
+class _Stream:
+    """A file that NumPy cannot hand to C, whose writing hides why it failed."""
+
+    def __init__(self, file: IO[bytes]):
+        self.write = file.write
+
+
+def _check_place(target: pathlib.Path, kind: str) -> None:
+    if target.is_dir():
+        free = (target / MANIFEST).is_file() or not any(target.iterdir())
+    else:
+        free = not target.exists()
+    if not free:
+        raise InputError(f"{target} exists and is no {kind} that could be replaced; "
+                         "move it away or choose another place")
+
+
+def _check_name(folder: pathlib.Path, name: str) -> None:
     if ".." in pathlib.PurePosixPath(name).parts or pathlib.PurePath(name).is_absolute():
         raise InputError(f"{folder / MANIFEST} names {name!r}, outside its folder")
+
+
+def _check_file(folder: pathlib.Path, name: str, entry: Any) -> None:
+    _check_name(folder, name)
+    path = folder / name
+    if not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
+        raise InputError(f"{folder / MANIFEST} does not tell the size and digest of "
+                         f"{name!r}; make the bundle again")
     if not path.is_file():
         raise InputError(f"{path} is missing; make the bundle again")
     if path.stat().st_size != entry["bytes"]:
