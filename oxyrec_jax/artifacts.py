@@ -172,8 +172,8 @@ def read_manifest(
         raise InputError(f"{folder} holds {found!r}, expected {kind!r}")
     if manifest.get("version") != version:
         raise InputError(
-            f"{folder} has schema version {manifest.get('version')}, this release reads "
-            f"{version}; make it again with this release")
+            f"{folder} has schema version {manifest.get('version')}, this release "
+            f"reads {version}; make it again with this release")
     files = manifest.get("files")
     if not isinstance(files, dict):
         raise InputError(f"{folder / MANIFEST} lists no files; make the bundle again")
@@ -219,7 +219,8 @@ def _check_place(target: pathlib.Path, kind: str) -> None:
 
 
 def _check_name(folder: pathlib.Path, name: str) -> None:
-    if ".." in pathlib.PurePosixPath(name).parts or pathlib.PurePath(name).is_absolute():
+    path = pathlib.PurePosixPath(name)
+    if ".." in path.parts or path.is_absolute():
         raise InputError(f"{folder / MANIFEST} names {name!r}, outside its folder")
 
 

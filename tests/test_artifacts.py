@@ -289,7 +289,7 @@ def test_an_empty_folder_may_become_a_bundle(tmp_path):
     (lambda f: edit(f, version=4), "has schema version 4, this release reads 3"),
     (lambda f: edit(f, files=None), "manifest.json lists no files"),
     (lambda f: edit(f, files={"a.npy": {"bytes": 148}}), "size and digest of 'a.npy'"),
-    (lambda f: edit(f, files={"../x": {"bytes": 1, "sha256": "0"}}), "outside its fold"),
+    (lambda f: edit(f, files={"../x": {"bytes": 1, "sha256": "0"}}), "outside"),
     (lambda f: edit(f, files={"/etc/passwd": {}}), "outside its folder"),
     (lambda f: edit(f, files={"d/../../x": {}}), "outside its folder"),
     (lambda f: (f / "manifest.json").write_text("[]"), r"holds \[\], expected 'fruit'"),

@@ -84,8 +84,8 @@ def bucket_by_hand(distance, buckets, most, bidirectional):
 @pytest.mark.parametrize("buckets, most", [(32, 128), (16, 64), (8, 20)])
 def test_relative_buckets_equal_a_loop(wrap, bidirectional, buckets, most):
     distances = np.arange(-200, 201)
-    found = wrap(lambda x: layers.relative_bucket(x, buckets, most,
-                                                  bidirectional=bidirectional))(distances)
+    found = wrap(lambda x: layers.relative_bucket(
+        x, buckets, most, bidirectional=bidirectional))(distances)
     assert found.dtype == jnp.int32
     assert found.tolist() == [bucket_by_hand(int(d), buckets, most, bidirectional)
                               for d in distances]
