@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from oxyrec_jax.base import Array
-from oxyrec_jax.losses import checks
+from oxyrec_jax.losses import aggregation, checks
 
 WHITENING = 1e-8  # ours: keeps the square root of a batch's variance above zero
 
@@ -107,7 +107,7 @@ def reinforce_pp_advantages(rewards: Array, log_probs: Array, ref_log_probs: Arr
     penalty = kl_coef * jnp.where(mask, log_probs - ref_log_probs, 0)
     to_go = jnp.flip(jnp.cumsum(jnp.flip(penalty, -1), axis=-1), -1)
     advantages = jnp.where(mask, rewards[..., None] - to_go, 0)
-    count = jnp.maximum(jnp.sum(mask, dtype=advantages.dtype), 1)
+    count = jnp.maximum(aggregation.count(mask, advantages.dtype), 1)
     centred = jnp.where(mask, advantages - jnp.sum(advantages) / count, 0)
     variance = jnp.sum(jnp.square(centred)) / count
     return jax.lax.stop_gradient(centred * jax.lax.rsqrt(variance + WHITENING))
@@ -215,7 +215,8 @@ def standardised(rewards: Array, present: Array, *, ddof: int, eps: float) -> Ar
 
     Args:
       rewards: `[..., G]` float.
-      present: `[..., G]` bool; a rollout that is not is not read, and gets 0.
+      present: `[..., G]` bool, or its last axes; a rollout that is not is not read,
+        and gets 0.
       ddof: delta degrees of freedom.
       eps: added to the deviation.
 
@@ -225,7 +226,7 @@ def standardised(rewards: Array, present: Array, *, ddof: int, eps: float) -> Ar
     _check_ddof("rewards", rewards.shape, rewards.shape[-1], ddof)
     checks.check_option("eps", eps, 0)
     centred = _centred(rewards, present)
-    count = jnp.sum(present, axis=-1, keepdims=True, dtype=centred.dtype)
+    count = aggregation.count(present, centred.dtype, axis=-1)[..., None]
     variance = jnp.sum(jnp.square(centred), axis=-1, keepdims=True)
     deviation = jnp.sqrt(variance / jnp.maximum(count - ddof, 1)) + eps
     # With eps = 0 a group of equal rewards would divide 0 by 0.
@@ -235,14 +236,13 @@ def standardised(rewards: Array, present: Array, *, ddof: int, eps: float) -> Ar
 def _centred(rewards: Array, present: Array) -> Array:
     """Rewards less the mean of their group, exactly 0 where all are equal."""
     rewards = jax.lax.stop_gradient(rewards)
-    count = jnp.sum(present, axis=-1, keepdims=True, dtype=rewards.dtype)
-    total = jnp.sum(rewards, axis=-1, keepdims=True, where=present)
-    most = jnp.max(rewards, axis=-1, keepdims=True, where=present, initial=-jnp.inf)
-    least = jnp.min(rewards, axis=-1, keepdims=True, where=present, initial=jnp.inf)
+    count = aggregation.count(present, rewards.dtype, axis=-1)[..., None]
     # The rounded mean of equal rewards may leave a residue, which dividing by a tiny
-    # deviation + eps would blow up to a signal.
-    some = present & (most > least)
-    return jnp.where(some, rewards - total / jnp.maximum(count, 1), 0)
+    # deviation + eps would blow up to a signal. Less their maximum they are exactly 0.
+    most = jnp.max(rewards, axis=-1, keepdims=True, where=present, initial=-jnp.inf)
+    below = jnp.where(present, rewards - most, 0)
+    total = jnp.sum(below, axis=-1, keepdims=True)
+    return jnp.where(present, below - total / jnp.maximum(count, 1), 0)
 
 
 def _rewards(name: str, rewards: Array) -> Array:

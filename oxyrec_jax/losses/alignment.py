@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from oxyrec_jax.base import Array, Weighted
-from oxyrec_jax.losses import checks
+from oxyrec_jax.losses import aggregation, checks
 
 
 def q2i_loss(queries: Array, targets: Array, *, variance_weight: float,
@@ -96,7 +96,7 @@ def info_nce_loss(anchors: Array, positives: Array, *, temperature: float | Arra
     if symmetric:
         back = jnp.sum(_log_normaliser(scores.T, mask) - own, where=mask)
         total = (total + back) / 2
-    return Weighted(total, jnp.sum(mask, dtype=total.dtype))
+    return Weighted(total, aggregation.count(mask, total.dtype))
 
 
 def _log_variance(vectors: Array) -> Array:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from oxyrec_jax.base import Array
 from oxyrec_jax.losses import advantages as advantage
-from oxyrec_jax.losses import checks, kl, ratios
+from oxyrec_jax.losses import aggregation, checks, kl, ratios
 
 QUANTILES = {"ratio_q01": 0.01, "ratio_q10": 0.1, "ratio_q50": 0.5, "ratio_q90": 0.9,
              "ratio_q99": 0.99}
@@ -103,7 +103,7 @@ def policy_diagnostics(log_probs: Array, old_log_probs: Array, advantages: Array
 def _quantiles(ratio: Array, mask: Array) -> dict[str, Array]:
     """Quantiles of the real ratios, interpolated linearly; 1 where there are none."""
     ordered = jnp.sort(jnp.where(mask, ratio, jnp.inf).ravel())
-    count = jnp.sum(mask, dtype=jnp.int32)
+    count = aggregation.count(mask, jnp.int32)
     found = {}
     for name, share in QUANTILES.items():
         place = share * jnp.maximum(count - 1, 0).astype(ratio.dtype)
@@ -145,6 +145,6 @@ def _gate_figures(business: Array, semantic: Array, live: Array) -> dict[str, Ar
 def _mean(values: Array, mask: Array) -> Array:
     """The mean of the real values, 0 where there are none; no gradient."""
     values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
-    count = jnp.sum(mask, dtype=values.dtype)
+    count = aggregation.count(mask, values.dtype)
     total = jnp.sum(values, where=mask)
     return jax.lax.stop_gradient(total / jnp.maximum(count, 1))

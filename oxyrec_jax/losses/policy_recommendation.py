@@ -83,9 +83,9 @@ def a2po_loss(log_probs: Array, old_log_probs: Array, business_rewards: Array,
     checks.check_clip(clip_low, clip_high)
     live = jnp.any(mask, axis=-1)
     semantic = checks.as_float("semantic_rewards", semantic_rewards, live.shape)
-    joint = advantage.asymmetric_advantages(
-        advantage.standardised(business[..., 0], live, ddof=1, eps=1e-4),
-        advantage.standardised(semantic, live, ddof=1, eps=1e-4), eps=eps)
+    both = advantage.standardised(jnp.stack([business[..., 0], semantic]), live, ddof=1,
+                                  eps=1e-4)
+    joint = advantage.asymmetric_advantages(both[0], both[1], eps=eps)
     ratio = ratios.token_ratio(log_probs, old, mask)
     cost = surrogates.clipped(ratio, joint[..., None], low=clip_low, high=clip_high)
     return aggregation.mean_of_token_means(cost, mask)

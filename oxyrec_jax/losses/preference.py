@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from oxyrec_jax.base import Array, Weighted
-from oxyrec_jax.losses import checks
+from oxyrec_jax.losses import aggregation, checks
 
 
 def dpo_loss(chosen: Array, rejected: Array, ref_chosen: Array, ref_rejected: Array, *,
@@ -42,8 +42,8 @@ def dpo_loss(chosen: Array, rejected: Array, ref_chosen: Array, ref_rejected: Ar
     checks.check_option("label_smoothing", label_smoothing, 0, 0.5, open_high=True)
     ref_margin = jax.lax.stop_gradient(ref_chosen - ref_rejected)
     margin = beta * (chosen - rejected - ref_margin)
-    cost = (1 - label_smoothing) * jax.nn.softplus(-margin)
-    cost = cost + label_smoothing * jax.nn.softplus(margin)
+    # softplus(m) = softplus(-m) + m: one logarithm serves both directions.
+    cost = jax.nn.softplus(-margin) + label_smoothing * margin
     return Weighted(jnp.sum(cost), jnp.full((), cost.size, cost.dtype))
 
 
@@ -89,7 +89,7 @@ def softmax_dpo_loss(positive: Array, negatives: Array, ref_positive: Array,
     behind = beta * jnp.where(mask, others - best[:, None], -jnp.inf)
     behind = jnp.concatenate([jnp.zeros_like(best)[:, None], behind], axis=-1)
     cost = jax.nn.logsumexp(behind, axis=-1)  # log(1 + Σ_j exp(β (u_j - u_positive)))
-    return Weighted(jnp.sum(cost, where=live), jnp.sum(live, dtype=cost.dtype))
+    return Weighted(jnp.sum(cost, where=live), aggregation.count(live, cost.dtype))
 
 
 def simpo_loss(chosen_mean: Array, rejected_mean: Array, *, beta: float,

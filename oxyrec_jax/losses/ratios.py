@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from oxyrec_jax.base import Array
+from oxyrec_jax.losses import aggregation
 
 # Ours: past 20 nats (a ratio of 5e8) a ratio grows no further but keeps its gradient,
 # so that neither it nor a sum over a batch of them overflows float32.
@@ -24,7 +25,7 @@ def token_ratio(log_probs: Array, old_log_probs: Array, mask: Array) -> Array:
 def sequence_mean_ratio(log_probs: Array, old_log_probs: Array, mask: Array) -> Array:
     """The geometric mean of a sequence's ratios, exp(mean_t(lp - old)): `[B, G]`."""
     log_ratio = _log_ratio(log_probs, old_log_probs, mask)
-    length = jnp.sum(mask, axis=-1, dtype=log_ratio.dtype)
+    length = aggregation.count(mask, log_ratio.dtype, axis=-1)
     mean = jnp.sum(log_ratio, axis=-1) / jnp.maximum(length, 1)
     return jnp.exp(held(mean, MOST_NATS))
 
