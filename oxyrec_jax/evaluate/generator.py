@@ -19,8 +19,8 @@ from oxyrec_jax.tokenizer.trie import Leaves
 
 def recommend_split(model: Generator, params: Any, dataset: Dataset, split: str,
                     catalogue: Catalogue, leaves: Leaves, *, history: int, beams: int,
-                    batch: int = 256, experts: bool = True, most: int | None = None,
-                    what: str = "recommending") -> Recommendations:
+                    batch: int = 256, experts: bool = True, every: int = 1,
+                    what: str = "recommending") -> tuple[Recommendations, np.ndarray]:
     """Runs the constrained beam search for the targets of a split.
 
     Args:
@@ -34,11 +34,12 @@ def recommend_split(model: Generator, params: Any, dataset: Dataset, split: str,
       beams: K, which is also the length of the lists.
       batch: requests in one call of the search.
       experts: without it a model that mixes experts answers with its decoder alone.
-      most: stop after so many targets, the first of the split; None takes all.
+      every: answer only each so-many-th batch, for a quick look that is spread over
+        the whole split (users at its start may be unlike the others).
       what: the work in a few words, for the progress bar.
 
     Returns:
-      `Recommendations` of R rows, R at most `most`.
+      `Recommendations` of R rows, and `[R]` int64 which targets of the split they are.
 
     Raises:
       InputError: K above the number of items.
@@ -46,18 +47,17 @@ def recommend_split(model: Generator, params: Any, dataset: Dataset, split: str,
     if beams > dataset.num_items:
         raise InputError(f"{beams} beams for a catalogue of {dataset.num_items} items; "
                          "ask for at most as many as there are items")
-    items, sids = [], []
+    items, sids, numbers = [], [], []
     batches = pipeline.eval_batches(dataset, split, batch=batch, history=history)
-    left = batches.targets if most is None else min(most, batches.targets)
-    chunks = -(-left // batch)
     params = jax.device_put(params)
-    for number, rows in enumerate(progress.track(batches, what, chunks)):
-        real = min(int(np.sum(rows["rows"] >= 0)), left)
+    for number, rows in enumerate(progress.track(batches, what)):
+        if number % every:
+            continue
+        real = rows["rows"] >= 0
         found = recommend(model, params, rows, catalogue, beams=beams, experts=experts)
-        sids.append(np.asarray(found.leaves)[:real])
-        items.append(expand_items(found, leaves, limit=beams)[:real])
-        left -= real
-        if number + 1 == chunks:
-            break
-    return Recommendations(np.concatenate(items), np.concatenate(sids),
-                           leaves.of_items())
+        sids.append(np.asarray(found.leaves)[real])
+        items.append(expand_items(found, leaves, limit=beams)[real])
+        numbers.append(rows["rows"][real])
+    lists = Recommendations(np.concatenate(items), np.concatenate(sids),
+                            leaves.of_items())
+    return lists, np.concatenate(numbers)

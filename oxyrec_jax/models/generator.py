@@ -48,8 +48,10 @@ class ModelConfig:
       buckets: relative-position buckets (32 in the paper).
       max_distance: distance of the last bucket (128 in the paper).
       memory: mixes in what followed the last items in training (`models.memory`).
+      successors: of each item, kept in the memory's table.
       item_head: mixes in a softmax over all items, from the encoder's state: N * D
         products for each request (ours).
+      item_features: adds a projection of the vectors that the tokenizer quantised.
       dropout: rate on embeddings and on each residual branch.
       dtype: of activations and matrix products, "float32" or "bfloat16".
     """
@@ -69,7 +71,9 @@ class ModelConfig:
     buckets: int = 32
     max_distance: int = 128
     memory: bool = False
+    successors: int = 24
     item_head: bool = False
+    item_features: bool = False
     dropout: float = 0.2
     dtype: str = "float32"
 
@@ -319,17 +323,22 @@ class Generator(nn.Module):
             gate = jnp.where(knows | (heard > 0), gate, -jnp.inf)
         return Mixture(jax.nn.log_softmax(gate, axis=-1), pointer)
 
-    def _ask_memory(self, batch: dict[str, Array], tables: "ItemTables",
-                    first_log_probs: Array, *, own: bool) -> memory_lib.Pointer:
+    def recent_items(self, batch: dict[str, Array]) -> Array:
+        """`[B, J, BACK]` int32: the last items before each target, newest first, -1
+        where its history is shorter."""
         positions = batch["target_positions"][..., None] - jnp.arange(memory_lib.BACK)
         flat = jnp.maximum(positions, 0).reshape(positions.shape[0], -1)
         items, segments = (
             jnp.take_along_axis(batch[name], flat, axis=1).reshape(positions.shape)
             for name in ("items", "segments"))
         same = (positions >= 0) & (segments == segments[..., :1]) & (segments > 0)
+        return jnp.where(same, items, -1)
+
+    def _ask_memory(self, batch: dict[str, Array], tables: "ItemTables",
+                    first_log_probs: Array, *, own: bool) -> memory_lib.Pointer:
         if tables.successors is None:
             raise ValueError("the model has a memory, the item tables no successors")
-        return self.memory(jnp.where(same, items, -1), tables.successors,
+        return self.memory(self.recent_items(batch), tables.successors,
                            tables.codes[:, 0], first_log_probs,
                            batch["targets"] if own else None)
 

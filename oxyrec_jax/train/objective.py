@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from oxyrec_jax import losses
-from oxyrec_jax.base import Array, Weighted
+from oxyrec_jax.base import Array, InputError, Weighted
 from oxyrec_jax.models.generator import Generator, Mixture
 from oxyrec_jax.tokenizer import trie as trie_lib
 from oxyrec_jax.tokenizer.catalogue import Catalogue
@@ -22,14 +22,23 @@ class ObjectiveConfig:
         training signal for the encoder; 0 leaves it out.
       negatives: items drawn uniformly for each batch to estimate that softmax's
         normaliser (its sum over N items is unbiased); 0 takes all items.
-      mixture_loss: weight of the mixture's likelihood, where the model mixes experts.
+      gate_share: where the model mixes experts, the share of targets from which only
+        the mixture's weights learn. The experts never see these, so the weights are
+        fitted to how well each expert does on unseen targets; fitted to the targets
+        that the experts learnt by heart, they trust the network far too much.
       z_loss: weight of the squared log-normaliser of each code.
     """
 
     item_loss: float = 0.0
     negatives: int = 1024
-    mixture_loss: float = 1.0
+    gate_share: float = 0.1
     z_loss: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gate_share < 1 or self.negatives < 0:
+            raise InputError(f"train.objective.gate_share is {self.gate_share} and "
+                             f"negatives {self.negatives}, expected a share between 0 "
+                             "and 1 and a count of at least 0")
 
 
 def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
@@ -41,7 +50,10 @@ def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
 
         L = - sum_l log p(s_l | s_<l, history)
             - item_loss · log softmax(item scores)[target]
-            - mixture_loss · log sum_e w_e P_e(s)
+
+    over most targets, and over `gate_share` of them, for the weights w alone,
+
+        L = - log sum_e w_e P_e(s)
 
     Args:
       model: the network.
@@ -60,7 +72,12 @@ def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
 
     rng, draw = jax.random.split(rng)
     logits, state = ask(batch, catalogue.tables, train=True, rngs={"dropout": rng})
-    targets, mask = batch["targets"], batch["target_mask"]
+    targets, every = batch["targets"], batch["target_mask"]
+    mask = every
+    if model.cfg.experts > 1:
+        kept_for_gate = _kept_for_gate(ask(batch, method="recent_items"), targets,
+                                       cfg.gate_share)
+        mask = every & ~kept_for_gate
     scores = [_levelled(model, catalogue, targets, level, logits[level])
               for level in range(len(logits))]
     terms = {f"level_{level}": losses.next_code_loss(row, code, mask, z_loss=cfg.z_loss)
@@ -75,16 +92,19 @@ def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
         total = total + cfg.item_loss * terms["item"].total
     if model.cfg.experts > 1:
         first = jax.nn.log_softmax(scores[0][0], axis=-1)
-        mixed = ask(batch, state, catalogue.tables, first, own=True, method="mixture")
+        mixed = ask(batch, jax.lax.stop_gradient(state), catalogue.tables, first,
+                    own=True, method="mixture")
         codes = jnp.sum(jnp.stack([_chosen(row, code) for row, code in scores]), 0)
         log_probs = _expert_log_probs(model, catalogue, targets, codes, mixed,
                                       item_log_probs)
         cost = -jax.nn.logsumexp(mixed.log_weights + log_probs, axis=-1)
-        terms["mixture"] = _averaged(cost, mask, count)
+        gate = every & kept_for_gate
+        seen = jnp.sum(gate, dtype=jnp.float32)
+        terms["mixture"] = _averaged(cost, gate, seen)
         for place, name in enumerate(expert_names(model)):
             terms[f"weight_{name}"] = _averaged(
-                jnp.exp(mixed.log_weights[..., place]), mask, count)
-        total = total + cfg.mixture_loss * terms["mixture"].total
+                jnp.exp(mixed.log_weights[..., place]), gate, seen)
+        total = total + terms["mixture"].total
     return Weighted(total, count), terms
 
 
@@ -97,15 +117,30 @@ def expert_names(model: Generator) -> tuple[str, ...]:
 def _expert_log_probs(model: Generator, catalogue: Catalogue, targets: Array,
                       codes: Array, mixed: Mixture, items: Array | None) -> Array:
     """`[B, J, E]`: log-probability of each target's semantic ID under each expert."""
-    each = [codes]
+    each = [jax.lax.stop_gradient(codes)]
     if mixed.pointer is not None:
         leaf = catalogue.paths[:, -1]
         same = leaf[jnp.maximum(mixed.pointer.items, 0)] == leaf[targets][..., None]
         hit = jnp.sum(jnp.where(same, mixed.pointer.weights, 0), axis=-1)
         each.append(jnp.log(jnp.maximum(hit, 1e-20)))
     if items is not None and model.cfg.item_head:
-        each.append(items)
+        each.append(jax.lax.stop_gradient(items))
     return jnp.stack(each, axis=-1)
+
+
+def _kept_for_gate(recent: Array, targets: Array, share: float) -> Array:
+    """`[B, J]` bool: the same targets in every epoch, by a hash of target and context.
+
+    Args:
+      recent: `[B, J, C]` int32, the last items before each target.
+      targets: `[B, J]` int32.
+      share: of targets that are kept.
+    """
+    bits = targets.astype(jnp.uint32) * jnp.uint32(0x9E3779B1)
+    for place in range(recent.shape[-1]):
+        bits = (bits ^ recent[..., place].astype(jnp.uint32)) * jnp.uint32(0x85EBCA6B)
+        bits = bits ^ (bits >> 15)
+    return bits < jnp.uint32(round(share * 2**32))
 
 
 def _item_log_probs(ask: Any, state: Array, targets: Array, catalogue: Catalogue,

@@ -1,0 +1,167 @@
+"""A whole experiment as one frozen value: assembled here, defined beside the code.
+
+An experiment file is Python with a `get_config()` that returns an `Experiment`; its
+docstring gives the command, the time, the device and the figures to expect.
+"""
+
+import dataclasses
+import importlib.util
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import pydantic
+import yaml
+
+from oxyrec_jax.base import InputError
+from oxyrec_jax.data.prepare import DataConfig
+from oxyrec_jax.evaluate.evaluation import EvaluateConfig
+from oxyrec_jax.models.generator import ModelConfig
+from oxyrec_jax.parallel import MeshConfig
+from oxyrec_jax.tokenizer.embeddings import EmbeddingConfig
+from oxyrec_jax.tokenizer.sid_table import TokenizerConfig
+from oxyrec_jax.train.loop import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that decides the outcome of a run.
+
+    Attributes:
+      name: a title for reports.
+      data: the log and what is made of it.
+      text: where item text embeddings come from.
+      tokenizer: how items get semantic IDs.
+      model: the network.
+      train: how it is trained.
+      evaluate: how it is judged.
+      mesh: how devices are laid out.
+      beams: K of the beam search in evaluation; lists are as long.
+      quick_evaluations: in training, answer each so-many-th batch of the validation
+        split only; the final evaluation always takes all.
+      seeds: one training run for each.
+    """
+
+    name: str = "experiment"
+    data: DataConfig = DataConfig()
+    text: EmbeddingConfig = EmbeddingConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    mesh: MeshConfig = MeshConfig()
+    beams: int = 50
+    quick_evaluations: int = 1
+    seeds: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise InputError(f"seeds is {self.seeds}, expected one or more different "
+                             "numbers")
+        if self.beams < max(self.evaluate.ks):
+            raise InputError(f"beams is {self.beams}, less than the largest of "
+                             f"evaluate.ks, {max(self.evaluate.ks)}; raise it")
+
+
+def load_experiment(path: str | pathlib.Path) -> Experiment:
+    """Runs an experiment file and returns what its `get_config()` gives.
+
+    Args:
+      path: the Python file. It is executed: run only files that you trust.
+
+    Raises:
+      InputError: no such file, no `get_config`, or an error in it.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; give the path of an experiment file, "
+                         "such as experiments/quickstart.py")
+    spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} is not a Python file; experiment files end in .py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        found = module.get_config()
+    except InputError:
+        raise
+    except Exception as error:  # whatever the user's file does wrong
+        raise InputError(f"{path} could not be read: {type(error).__name__}: {error}"
+                         ) from error
+    if not isinstance(found, Experiment):
+        raise InputError(f"{path}: get_config() returned {type(found).__name__}, "
+                         "expected oxyrec_jax.config.Experiment")
+    return found
+
+
+def with_settings(cfg: Experiment, settings: Sequence[str]) -> Experiment:
+    """Changes fields by their dotted names.
+
+    Args:
+      cfg: the experiment.
+      settings: such as "train.steps=50" or "tokenizer.widths=[64, 64]"; values are
+        read as YAML.
+
+    Returns:
+      A new experiment.
+
+    Raises:
+      InputError: a setting without "=", an unknown name, or a value of a wrong type.
+    """
+    values = to_dict(cfg)
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise InputError(f"--set {setting}: expected name=value, such as "
+                             "train.steps=50")
+        place, *rest = [values, *name.split(".")]
+        for depth, part in enumerate(rest):
+            if not isinstance(place, dict) or part not in place:
+                known = ", ".join(place) if isinstance(place, dict) else "nothing"
+                where = ".".join(rest[:depth]) or "the experiment"
+                raise InputError(f"--set {setting}: {where} has no field {part!r}; it "
+                                 f"has {known}")
+            if depth + 1 < len(rest):
+                place = place[part]
+        try:
+            place[rest[-1]] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {setting}: {text!r} is not a value") from error
+    return from_dict(values, "--set " + " ".join(settings))
+
+
+def to_dict(cfg: Experiment) -> dict[str, Any]:
+    """The experiment as JSON values."""
+    return pydantic.TypeAdapter(Experiment).dump_python(cfg, mode="json")
+
+
+def from_dict(values: dict[str, Any], where: str) -> Experiment:
+    """The experiment of such values.
+
+    Args:
+      values: as `to_dict` gives them; every field must be known.
+      where: named in errors: the file or the option that the values come from.
+
+    Raises:
+      InputError: an unknown or missing field or a value of a wrong type, named.
+    """
+    _check_names(values, to_dict(Experiment()), where, "")
+    try:
+        return pydantic.TypeAdapter(Experiment).validate_python(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "value_error":  # one of our own sentences
+            raise InputError(f"{where}: {first['ctx']['error']}") from error
+        name = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{where}: {name} is {first['input']!r}: {first['msg']}"
+                         ) from error
+
+
+def _check_names(values: Any, known: Any, where: str, prefix: str) -> None:
+    if not isinstance(values, dict) or not isinstance(known, dict):
+        return
+    for name, value in values.items():
+        if name not in known:
+            raise InputError(f"{where}: unknown field {prefix}{name}; known here: "
+                             f"{', '.join(known)}")
+        _check_names(value, known[name], where, f"{prefix}{name}.")

@@ -1,0 +1,365 @@
+"""The steps of an experiment: each reads what the one before left in its folder.
+
+    data/              prepared data set               `prepare`
+    semantic_ids/      codes, codebooks, quality       `tokenize`
+    train/seed<n>/     checkpoints, log, best          `train`
+    evaluation/<split> figures and ranks               `evaluate`
+    report.html                                        `report`
+    experiment.json    the configuration of all of it
+
+Every step can be killed at any moment and run again.
+"""
+
+import dataclasses
+import functools
+import logging
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from oxyrec_jax import __version__, artifacts, config, metrics, parallel
+from oxyrec_jax.base import InputError
+from oxyrec_jax.config import Experiment
+from oxyrec_jax.data.dataset import Dataset, load_dataset
+from oxyrec_jax.data.prepare import prepare as prepare_data
+from oxyrec_jax.decode.beam import expand_items
+from oxyrec_jax.decode.recommend import recommend as search
+from oxyrec_jax.evaluate import evaluation, rows
+from oxyrec_jax.evaluate.generator import recommend_split
+from oxyrec_jax.models.flops import forward_flops
+from oxyrec_jax.models.generator import Generator
+from oxyrec_jax.models.memory import count_successors
+from oxyrec_jax.report import Example, write_report
+from oxyrec_jax.tokenizer import embeddings, sid_table
+from oxyrec_jax.tokenizer.catalogue import Catalogue, make_catalogue
+from oxyrec_jax.tokenizer.trie import Leaves
+from oxyrec_jax.train import loop
+
+_log = logging.getLogger(__name__)
+_ITEM_BUCKET = 128  # rows of the item table, so that meshes divide it
+
+
+@dataclasses.dataclass(frozen=True)
+class Workspace:
+    """A work directory and the experiment that it belongs to."""
+
+    folder: pathlib.Path
+    cfg: Experiment
+
+    @property
+    def data(self) -> pathlib.Path:
+        return self.folder / "data"
+
+    @property
+    def semantic_ids(self) -> pathlib.Path:
+        return self.folder / "semantic_ids"
+
+    def run(self, seed: int) -> pathlib.Path:
+        """Folder of one training run."""
+        return self.folder / "train" / f"seed{seed}"
+
+    def evaluation(self, split: str) -> pathlib.Path:
+        """Folder of one evaluation."""
+        return self.folder / "evaluation" / split
+
+    @property
+    def report(self) -> pathlib.Path:
+        return self.folder / "report.html"
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """A data set, its items on the device, and the network that fits them."""
+
+    dataset: Dataset
+    ids: sid_table.SemanticIds
+    catalogue: Catalogue
+    leaves: Leaves
+    model: Generator
+
+
+def open_workspace(folder: pathlib.Path, cfg: Experiment | None,
+                   settings: Sequence[str] = ()) -> Workspace:
+    """Opens a work directory.
+
+    Args:
+      folder: the work directory; made if it is not there.
+      cfg: the experiment; None takes the one that the directory was made with.
+      settings: "dotted.name=value" changes.
+
+    Raises:
+      InputError: no experiment given and none in the directory, or a bad setting.
+    """
+    saved = folder / "experiment.json"
+    if cfg is None:
+        if not saved.exists():
+            raise InputError(f"{folder} holds no experiment yet; give an experiment "
+                             "file, such as experiments/quickstart.py")
+        cfg = config.from_dict(artifacts.read_json(saved), str(saved))
+    if settings:
+        cfg = config.with_settings(cfg, settings)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made: {error.strerror}") from error
+    artifacts.write_json(saved, config.to_dict(cfg))
+    return Workspace(folder, cfg)
+
+
+def prepare(space: Workspace) -> dict[str, Any]:
+    """Reads the log and writes the prepared data set; returns its counts."""
+    manifest = prepare_data(space.cfg.data, space.data)
+    return {name: manifest[name] for name in ("source", "protocol", "tie_policy",
+                                              "counts") if name in manifest}
+
+
+def tokenize(space: Workspace) -> dict[str, Any]:
+    """Gives every item a semantic ID; returns the quality figures."""
+    manifest = sid_table.build_semantic_ids(
+        load_dataset(space.data), space.cfg.text, space.cfg.tokenizer,
+        space.semantic_ids, cache_folder=space.folder / "cache")
+    return {"widths": manifest["widths"], **manifest["quality"]}
+
+
+def load(space: Workspace) -> Ready:
+    """Opens data set and semantic IDs and puts the items on the device."""
+    cfg = space.cfg
+    dataset = load_dataset(space.data)
+    ids = sid_table.load_semantic_ids(space.semantic_ids, dataset)
+    events = rows.of_dataset(dataset)
+    successors = None
+    if cfg.model.memory:
+        successors = count_successors(events.items, events.offsets, events.train,
+                                      num_items=dataset.num_items,
+                                      most=cfg.model.successors)
+    features = ids.embeddings if cfg.model.item_features else None
+    if cfg.model.item_features and features is None:
+        raise InputError("model.item_features needs the embeddings of the items, which "
+                         f"{space.semantic_ids} does not hold; set it to false")
+    catalogue, leaves = make_catalogue(
+        ids.codes, ids.widths, popularity=ids.popularity, features=features,
+        successors=successors)
+    items = -(-dataset.num_items // _ITEM_BUCKET) * _ITEM_BUCKET
+    return Ready(dataset, ids, catalogue, leaves,
+                 Generator(cfg.model, tuple(ids.widths), items))
+
+
+def train(space: Workspace, seeds: Sequence[int] | None = None) -> dict[str, Any]:
+    """Trains one run for each seed; a finished run is not done again.
+
+    Args:
+      space: with data set and semantic IDs.
+      seeds: which; all of the experiment by default.
+
+    Returns:
+      For each run: best metric, its step, steps done, seconds.
+    """
+    cfg, ready = space.cfg, load(space)
+    mesh = parallel.make_mesh(cfg.mesh)
+    found = {}
+    for seed in cfg.seeds if seeds is None else seeds:
+        start = time.monotonic()
+        outcome = loop.train(
+            ready.model, ready.dataset, ready.catalogue, cfg.train, space.run(seed),
+            seed=seed, mesh=mesh, evaluate=functools.partial(_validate, space, ready),
+            flops_per_target=flops_per_target(space, ready))
+        found[f"seed{seed}"] = {
+            cfg.train.metric: outcome.best, "best_step": outcome.best_step,
+            "steps": outcome.steps, "seconds": round(time.monotonic() - start, 1)}
+    return {"metric": cfg.train.metric, "runs": found}
+
+
+def evaluate(space: Workspace, split: str = "test", *, experts: bool = True
+             ) -> dict[str, Any]:
+    """Judges every trained run beside the untrained baselines; returns the results."""
+    cfg, ready = space.cfg, load(space)
+    runs = {}
+    for seed in cfg.seeds:
+        params = _params(space, ready, seed)
+        runs[f"seed{seed}"], _ = recommend_split(
+            ready.model, params, ready.dataset, split, ready.catalogue, ready.leaves,
+            history=cfg.train.pipeline.history, beams=cfg.beams, experts=experts,
+            what=f"recommending for {split}, seed {seed}")
+    found = evaluation.evaluate(ready.dataset, split, runs, cfg=cfg.evaluate,
+                                embeddings=_text_embeddings(space, ready.dataset))
+    name = split if experts else f"{split}_decoder_only"
+    evaluation.write_evaluation(space.evaluation(name), found)
+    return found.results
+
+
+def recommend(space: Workspace, *, user: str | None = None,
+              items: Sequence[str] = (), k: int = 10) -> dict[str, Any]:
+    """Recommends for a user of the data set or for a history given by item ids.
+
+    Args:
+      space: with a trained run; the first seed answers.
+      user: a user id of the log; the whole sequence is the history.
+      items: item ids of the log, oldest first, instead.
+      k: how many items.
+
+    Returns:
+      `history` and `recommendations`: lists of item id, title and, for the latter,
+      rank, semantic ID and log-probability in nats.
+
+    Raises:
+      InputError: an unknown user or item, an empty history, or K above the catalogue.
+    """
+    cfg, ready = space.cfg, load(space)
+    if not 1 <= k <= ready.dataset.num_items:
+        raise InputError(f"--k {k}: the catalogue has {ready.dataset.num_items} items; "
+                         f"ask for 1 to {ready.dataset.num_items}")
+    history = _history(ready.dataset, user, items)
+    most = cfg.train.pipeline.history
+    if len(history) > most:
+        _log.info("the history has %d items, the model reads the newest %d",
+                  len(history), most)
+    recent = history[-most:]
+    padded = np.zeros((1, most), np.int32)
+    padded[0, :len(recent)] = recent
+    real = np.arange(most)[None] < len(recent)
+    batch = {"items": padded, "segments": real.astype(np.int32),
+             "target_positions": np.full((1, 1), len(recent) - 1, np.int32)}
+    params = _params(space, ready, cfg.seeds[0])
+    found = search(ready.model, jax.device_put(params), batch, ready.catalogue,
+                   beams=max(k, min(cfg.beams, ready.dataset.num_items)))
+    chosen = expand_items(found, ready.leaves, limit=k)[0]
+    sids = ready.leaves.of_items()
+    score = dict(zip(np.asarray(found.leaves[0]).tolist(),
+                     np.asarray(found.log_probs[0]).tolist(), strict=True))
+    table = ready.dataset.item_table()
+    ids, titles = table["item_id"].to_pylist(), table["title"].to_pylist()
+    return {
+        "history": [{"item_id": ids[item], "title": titles[item]} for item in history],
+        "recommendations": [
+            {"rank": place + 1, "item_id": ids[item], "title": titles[item],
+             "semantic_id": ready.ids.codes[item].tolist(),
+             "log_prob": round(score[int(sids[item])], 4)}
+            for place, item in enumerate(chosen.tolist()) if item >= 0]}
+
+
+def report(space: Workspace, *, examples: int = 8) -> dict[str, Any]:
+    """Writes the HTML report of whatever is there; returns where it lies."""
+    cfg = space.cfg
+    dataset = load_dataset(space.data) if space.data.exists() else None
+    results = {}
+    for folder in sorted(space.evaluation("").glob("*")):
+        found = evaluation.read_evaluation(folder)
+        results[f"{cfg.name}, {folder.name}"] = found.results
+    log = loop.read_log(space.run(cfg.seeds[0]) / "log.jsonl")
+    shown = (_examples(space, load(space), examples)
+             if (space.run(cfg.seeds[0]) / "best").exists() else ())
+    write_report(
+        space.report, title=cfg.name, results=results or None, training=log or None,
+        semantic_ids=space.semantic_ids if space.semantic_ids.exists() else None,
+        dataset=dataset, examples=shown,
+        facts={"configuration": config.to_dict(cfg), "versions": versions()})
+    return {"report": str(space.report)}
+
+
+def versions() -> dict[str, str]:
+    """Versions and devices that figures depend on."""
+    device = jax.devices()[0]
+    return {"oxyrec_jax": __version__, "jax": jax.__version__, "numpy": np.__version__,
+            "device": f"{jax.device_count()} x {device.device_kind}"}
+
+
+def flops_per_target(space: Workspace, ready: Ready) -> float:
+    """FLOPs of a training step for each supervised target, mixture heads left out."""
+    split = np.asarray(ready.dataset.split("train"))
+    history = space.cfg.train.pipeline.history
+    lengths = np.minimum(split[:, 2] - 1, history)
+    lengths = lengths[lengths > 0]
+    if not len(lengths):
+        return 0.0
+    features = ready.catalogue.tables.features
+    causal = space.cfg.model.causal
+    found = forward_flops(
+        space.cfg.model, ready.ids.widths, lengths=lengths.tolist(),
+        targets=lengths.tolist() if causal else [1] * len(lengths),
+        features=0 if features is None else features.shape[1])
+    return 3 * found.total / (int(lengths.sum()) if causal else len(lengths))
+
+
+def _validate(space: Workspace, ready: Ready, params: Any) -> Mapping[str, float]:
+    cfg = space.cfg
+    lists, numbers = recommend_split(
+        ready.model, params, ready.dataset, "valid", ready.catalogue, ready.leaves,
+        history=cfg.train.pipeline.history, beams=20, every=cfg.quick_evaluations,
+        what="validating")
+    events = rows.of_dataset(ready.dataset)
+    wanted = rows.expand(events, ready.dataset.split("valid")).item[numbers]
+    ranks = metrics.ranks(lists.items, wanted)
+    return {f"item.{name}@{k}": float(figure(ranks, k).mean()) for k in (5, 10)
+            for name, figure in (("recall", metrics.recall), ("ndcg", metrics.ndcg))}
+
+
+def _params(space: Workspace, ready: Ready, seed: int) -> Any:
+    params, _ = loop.read_params(space.run(seed) / "best")
+    codes = params.get("code_vectors", np.zeros((0, 0))).shape[0]
+    if codes != sum(ready.ids.widths):
+        raise InputError(f"{space.run(seed)} was trained on {codes} codes, "
+                         f"{space.semantic_ids} has {sum(ready.ids.widths)}; train "
+                         "again")
+    return params
+
+
+def _text_embeddings(space: Workspace, dataset: Dataset) -> np.ndarray | None:
+    texts = [text or "" for text in dataset.item_table()["text"].to_pylist()]
+    if not any(texts):
+        return None
+    return embeddings.embed_texts(texts, space.cfg.text, space.folder / "cache")
+
+
+def _history(dataset: Dataset, user: str | None, items: Sequence[str]) -> np.ndarray:
+    if (user is None) == (not items):
+        raise InputError("give either --user with a user id or --items with the item "
+                         "ids of a history, oldest first")
+    if user is not None:
+        known = dataset.user_ids()
+        if user not in known:
+            raise InputError(f"--user {user}: no such user; the data set has "
+                             f"{len(known)}, such as {', '.join(known[:3])}")
+        sequence = known.index(user)
+        length = int(np.diff(dataset.offsets()[sequence:sequence + 2])[0])
+        return np.asarray(dataset.history(sequence, length))
+    place = {name: number for number, name in
+             enumerate(dataset.item_table()["item_id"].to_pylist())}
+    unknown = [item for item in items if item not in place]
+    if unknown:
+        raise InputError(f"--items: no item {', '.join(unknown)} in the catalogue of "
+                         f"{len(place)}; ids look like {next(iter(place))}")
+    return np.array([place[item] for item in items], np.int32)
+
+
+def _examples(space: Workspace, ready: Ready, count: int) -> list[Example]:
+    """Evenly spread users of the test split with what they get and what they chose."""
+    events = rows.of_dataset(ready.dataset)
+    targets = rows.expand(events, ready.dataset.split("test"))
+    names = ready.dataset.user_ids()
+    params = jax.device_put(_params(space, ready, space.cfg.seeds[0]))
+    most, found = space.cfg.train.pipeline.history, []
+    chosen = np.linspace(0, len(targets) - 1, min(count, len(targets))).astype(int)
+    for number in chosen:
+        sequence = int(targets.sequence[number])
+        before = int(targets.place[number] - events.offsets[sequence])
+        history = np.asarray(ready.dataset.history(sequence, before))[-most:]
+        padded = np.zeros((1, most), np.int32)
+        padded[0, :len(history)] = history
+        real = (np.arange(most)[None] < len(history)).astype(np.int32)
+        beams = search(ready.model, params, {
+            "items": padded, "segments": real,
+            "target_positions": np.full((1, 1), len(history) - 1, np.int32)},
+            ready.catalogue, beams=min(10, ready.dataset.num_items))
+        items = expand_items(beams, ready.leaves, limit=10)[0]
+        score = dict(zip(np.asarray(beams.leaves[0]).tolist(),
+                         np.asarray(beams.log_probs[0]).tolist(), strict=True))
+        sids = ready.leaves.of_items()
+        kept = [int(item) for item in items if item >= 0]
+        found.append(Example(str(names[sequence]), history.tolist(), kept,
+                             [score[int(sids[item])] for item in kept],
+                             int(targets.item[number])))
+    return found
