@@ -17,7 +17,8 @@ from oxyrec_jax.data.shop.people import People, draw_people
 from oxyrec_jax.data.shop.prepare import BEHAVIOURS, load_shop, prepare_shop
 from oxyrec_jax.data.shop.response import (Moment, Responses, look_probabilities,
                                            response_probabilities)
-from oxyrec_jax.data.shop.simulate import Requests, simulate, simulate_people
+from oxyrec_jax.data.shop.simulate import (Requests, simulate_people,
+                                           simulate_requests)
 from oxyrec_jax.data.shop.visits import (Draws, Visitors, begin, draw, next_moment,
                                          old_recommender, remember, respond)
 from oxyrec_jax.data.shop.world import SCENARIOS, Shop, World, build_shop
@@ -28,4 +29,4 @@ __all__ = [
     "active_rules", "begin", "build_shop", "context_need", "draw", "draw_people",
     "facts_of", "load_knowledge", "load_shop", "look_probabilities", "next_moment",
     "old_recommender", "prepare_shop", "remember", "respond", "response_probabilities",
-    "simulate", "simulate_people"]
+    "simulate_people", "simulate_requests"]

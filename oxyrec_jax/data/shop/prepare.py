@@ -115,8 +115,9 @@ def _fill(shop: Shop, protocol: str, together: int, out: dataset.DatasetWriter) 
         advance = stack.enter_context(progress.bar("simulating people", shop.cfg.users))
         for first in range(0, shop.cfg.users, together):
             numbers = np.arange(first, min(first + together, shop.cfg.users))
-            requests = simulate.simulate(shop.world, numbers, slate=shop.cfg.slate,
-                                         candidates=shop.cfg.candidates)
+            requests = simulate.simulate_requests(
+                shop.world, numbers, slate=shop.cfg.slate,
+                candidates=shop.cfg.candidates)
             numbers, requests = _with_events(numbers, requests, totals)
             if len(numbers):
                 sequence = out.num_sequences

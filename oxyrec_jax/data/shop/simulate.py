@@ -47,8 +47,8 @@ class Requests:
     outcome: np.ndarray
 
 
-def simulate(world: World, numbers: np.ndarray, *, slate: int,
-             candidates: int) -> Requests:
+def simulate_requests(world: World, numbers: np.ndarray, *, slate: int,
+                      candidates: int) -> Requests:
     """Simulates the whole life of these people in the shop.
 
     Args:
