@@ -16,7 +16,7 @@ from flax import linen as nn
 
 from oxyrec_jax.base import Array
 
-_ONE_HOT_ROWS = 2048  # ours: measured even with a look-up on CPU near here
+_ONE_HOT_ROWS = 64  # ours: above, a look-up and its scatter are cheaper on CPU
 _FORBIDDEN = -1e30  # finite, so that a row without any allowed key stays free of NaN
 
 
@@ -87,8 +87,10 @@ class SwiGLU(nn.Module):
 def sum_rows(table: Array, columns: Array, starts: tuple[int, ...]) -> Array:
     """Sums one row of a table for each column of indices.
 
-    A table of few rows is multiplied by a 0/1 matrix: its gradient is then a matrix
-    product too, where a look-up's is a scatter, several times slower on CPU.
+    A table of very few rows is multiplied by a 0/1 matrix, a larger one is looked up,
+    one column after the other, as look-ups of several columns at once are stored
+    before they are summed. On CPU 2048 rows of 3 look-ups in 768 rows and the gradient,
+    a scatter, take 0.5 ms, where the two matrix products take 9 ms.
 
     Args:
       table: `[R, D]` float32; receives a gradient.
@@ -100,7 +102,8 @@ def sum_rows(table: Array, columns: Array, starts: tuple[int, ...]) -> Array:
     """
     rows = columns + jnp.asarray(starts, jnp.int32)
     if table.shape[0] > _ONE_HOT_ROWS:
-        return jnp.sum(table[rows], axis=-2)
+        return functools.reduce(
+            jnp.add, [table[rows[..., column]] for column in range(len(starts))])
     flat = rows.reshape(-1, rows.shape[-1])
     numbers = jnp.arange(table.shape[0], dtype=jnp.int32)
     chosen = functools.reduce(
