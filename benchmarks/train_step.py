@@ -277,8 +277,8 @@ def print_conditions(log: dataset.Dataset, ours: Ours, peers: dict[str, Peer],
     print(f"device: {options.threads} of {os.cpu_count()} cores, {platform.machine()}; "
           f"Python {platform.python_version()}, JAX {jax.__version__}")
     print(f"log: {len(lengths):,} users, events mean {lengths.mean():.1f}, median "
-          f"{np.median(lengths):.0f}, 99th percentile {np.percentile(lengths, 99):.0f}, "
-          f"most {lengths.max()}; {ours.source.targets_per_epoch:,} targets")
+          f"{np.median(lengths):.0f}, 99th percentile {np.percentile(lengths, 99):.0f},"
+          f" most {lengths.max()}; {ours.source.targets_per_epoch:,} targets")
     print(f"ours: {options.rows} rows of {ROW_LENGTH} positions, padding "
           f"{1 - ours.source.fill:.2%}, {ours.parameters / 1e6:.2f} M parameters, "
           "SwiGLU (3 matrices), float32")
