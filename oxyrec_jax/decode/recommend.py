@@ -54,21 +54,29 @@ def recommend(model: Generator, params: Any, batch: dict[str, Array],
             before = jnp.take_along_axis(before, chosen[..., None], axis=-1)[..., 0]
         logits, past = ask(search, past, codes, level, method="search_step")
         legal = trie_lib.mask(trie, level, nodes)
-        own = jax.nn.log_softmax(jnp.where(legal, logits, -jnp.inf), axis=-1)
-        own = jnp.where(legal, own, -jnp.inf)  # a dead beam has no legal code: NaN
         if level == 0:
-            mixture = ask(used, search.state, catalogue.tables, own, own=False,
+            first = _legal_log_softmax(logits, legal)
+            mixture = ask(used, search.state, catalogue.tables, first, own=False,
                           method="mixture")
-            shared["weight"] = mixture.log_weights[:, :, 0]
+            shared["mixture"] = mixture
             shared["others"] = _other_experts(ask, model, catalogue, search.state,
                                               mixture)
+        mixture = shared["mixture"]
+        own = _legal_log_softmax(mixture.sharpness[0] * logits, legal)
         sums = before[..., None] + own
         mass = _children_mass(trie, level, nodes, _mass_of_nodes(
             catalogue, shared["others"], level))
-        mixed = jnp.logaddexp(shared["weight"][..., None] + sums, jnp.log(mass))
+        weight = mixture.log_weights[:, :, :1]
+        mixed = jnp.logaddexp(weight + sums, jnp.log(mass))
         return mixed, (past, nodes, sums)
 
     return beam_search(mixed_step, (), trie, beams=beams, batch=size)
+
+
+def _legal_log_softmax(logits: Array, legal: Array) -> Array:
+    """Log-softmax over the legal codes, -inf at the others and in dead beams."""
+    own = jax.nn.log_softmax(jnp.where(legal, logits, -jnp.inf), axis=-1)
+    return jnp.where(legal, own, -jnp.inf)
 
 
 def _other_experts(ask: Any, model: Generator, catalogue: Catalogue, state: Array,
@@ -83,7 +91,8 @@ def _other_experts(ask: Any, model: Generator, catalogue: Catalogue, state: Arra
             weights[:, 1:2] * mixture.pointer.weights[:, 0])
     if model.cfg.item_head:
         scores = ask(state, catalogue.tables, method="item_scores")[:, 0]
-        items = items + weights[:, -1:] * jax.nn.softmax(scores, axis=-1)
+        items = items + weights[:, -1:] * jax.nn.softmax(
+            mixture.sharpness[1] * scores, axis=-1)
     return items
 
 

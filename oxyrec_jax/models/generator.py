@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from oxyrec_jax.base import Array
+from oxyrec_jax.base import Array, InputError
 from oxyrec_jax.models import layers
 from oxyrec_jax.models import memory as memory_lib
 
@@ -76,6 +76,23 @@ class ModelConfig:
     item_features: bool = False
     dropout: float = 0.2
     dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        exact = self.buckets // (2 if self.causal else 4)
+        for name, good, expected in (
+                *((name, getattr(self, name) >= 1, "at least 1") for name in
+                  ("width", "heads", "head_width", "mlp_width", "decoder_layers",
+                   "successors")),
+                ("encoder_layers", self.encoder_layers >= 0, "at least 0"),
+                ("head", self.head in ("level", "shared"), "'level' or 'shared'"),
+                ("buckets", exact >= 1, f"at least {2 if self.causal else 4}"),
+                ("max_distance", self.max_distance > exact, f"more than {exact}"),
+                ("dropout", 0 <= self.dropout < 1, "0 or more and less than 1"),
+                ("dtype", self.dtype in ("float32", "bfloat16"),
+                 "'float32' or 'bfloat16'")):
+            if not good:
+                raise InputError(f"model.{name} is {getattr(self, name)!r}, expected "
+                                 f"{expected}")
 
     @property
     def experts(self) -> int:
@@ -201,6 +218,9 @@ class Generator(nn.Module):
             self.gate_bias = self.param(
                 "gate_bias", layers.axes(nn.initializers.zeros_init(), "one"),
                 (cfg.experts,), jnp.float32)
+            self.sharpness = self.param(
+                "sharpness", layers.axes(nn.initializers.ones_init(), "one"), (2,),
+                jnp.float32)
             self.gate_heard = layers.Linear(cfg.experts, ("one", "one"), scale=0.01)
         if not cfg.tied:
             self.head_vectors = self.param(
@@ -299,7 +319,8 @@ class Generator(nn.Module):
     def own_scores(self, state: Array, targets: Array, tables: "ItemTables") -> Array:
         """`[B, J]` float32: as `item_scores`, of each target `[B, J]` alone."""
         vectors = self.item_inputs(targets, tables).astype(state.dtype)
-        return jnp.sum(state * vectors, axis=-1, dtype=jnp.float32)
+        wide = state.astype(jnp.float32)  # as the products of `item_scores` add up
+        return jnp.sum(wide * vectors.astype(jnp.float32), axis=-1)
 
     def mixture(self, batch: dict[str, Array], state: Array, tables: "ItemTables",
                 first_log_probs: Array, *, own: bool) -> "Mixture":
@@ -321,7 +342,7 @@ class Generator(nn.Module):
             gate = gate + self.gate_heard(heard)
             knows = jnp.arange(self.cfg.experts) != _MEMORY
             gate = jnp.where(knows | (heard > 0), gate, -jnp.inf)
-        return Mixture(jax.nn.log_softmax(gate, axis=-1), pointer)
+        return Mixture(jax.nn.log_softmax(gate, axis=-1), pointer, self.sharpness)
 
     def recent_items(self, batch: dict[str, Array]) -> Array:
         """`[B, J, BACK]` int32: the last items before each target, newest first, -1
@@ -466,10 +487,14 @@ class Mixture:
       log_weights: `[B, J, E]` float32: log w of the decoder, then of the memory where
         there is one, then of the item head where there is one.
       pointer: the memory's candidates, or None.
+      sharpness: `[2]` float32: factors on the logits of the decoder and of the item
+        head before their softmax; below 1 they answer less sure of themselves than
+        they were on the targets that they learnt from.
     """
 
     log_weights: Array
     pointer: memory_lib.Pointer | None
+    sharpness: Array
 
 
 def _attend_codes(query: Array, past: Array, heads: int) -> Array:

@@ -8,7 +8,7 @@ exactly. A few learned numbers weigh the table's candidates:
 where c runs over the successors of the last items h_1, h_2, h_3, and n_c is the decayed
 count of c after h_d. In training the target's own transition is taken out of the
 counts first, so that the network learns from what the memory says of unseen events.
-`models.mixture` mixes it with the network's own distribution.
+The generator mixes this distribution with its own (`Generator.mixture`).
 
 Source: ours; a non-parametric memory beside a network as in kNN-LM, Khandelwal et al.
 2020, https://arxiv.org/abs/1911.00172.
@@ -119,7 +119,10 @@ class TransitionMemory(nn.Module):
         distance = jnp.arange(1, BACK + 1, dtype=jnp.float32)
         if own is not None:
             mine = items == own[..., None, None]
-            counts = counts - jnp.where(mine, 1 / distance[:, None], 0)
+            # An item that stands at several distances was counted at each of them.
+            same = recent[..., :, None] == recent[..., None, :]
+            share = jnp.sum(jnp.where(same, 1 / distance, 0), axis=-1)
+            counts = counts - jnp.where(mine, share[..., None], 0)
         known = (items >= 0) & (counts > 1e-3)
         flat = (*recent.shape[:2], -1)
         items, known = items.reshape(flat), known.reshape(flat)

@@ -13,6 +13,9 @@ from oxyrec_jax.tokenizer import trie as trie_lib
 from oxyrec_jax.tokenizer.catalogue import Catalogue
 
 
+_NEVER = -1e30  # as good as -inf, but its product with 0 is 0
+
+
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
     """The terms of the loss.
@@ -26,12 +29,16 @@ class ObjectiveConfig:
         the mixture's weights learn. The experts never see these, so the weights are
         fitted to how well each expert does on unseen targets; fitted to the targets
         that the experts learnt by heart, they trust the network far too much.
+      gate_power: q of the loss (1 - P^q) / q of those weights: 0 is the likelihood,
+        which spends the weights on targets that no expert would rank high anyway;
+        above 0 the targets within reach count more. 0.5 is ours.
       z_loss: weight of the squared log-normaliser of each code.
     """
 
     item_loss: float = 0.0
     negatives: int = 1024
     gate_share: float = 0.1
+    gate_power: float = 0.5
     z_loss: float = 0.0
 
     def __post_init__(self) -> None:
@@ -53,7 +60,11 @@ def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
 
     over most targets, and over `gate_share` of them, for the weights w alone,
 
-        L = - log sum_e w_e P_e(s)
+        L = (1 - P^q) / q,    P = sum_e w_e P_e(s),    q = gate_power.
+
+    Source: next-code likelihood, OxygenREC, arXiv 2512.22386, eq. 3; the loss of the
+    weights is the generalised cross-entropy of Zhang and Sabuncu 2018,
+    https://arxiv.org/abs/1805.07836, eq. 6; what it is used for is ours.
 
     Args:
       model: the network.
@@ -65,7 +76,8 @@ def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
 
     Returns:
       The loss in nats, summed over supervised targets with their count, and the terms
-      by name for the log: "level_<l>", "item", "mixture" and "weight_<expert>".
+      by name for the log: "level_<l>", "item", "mixture", "gate"
+      and "weight_<expert>".
     """
     def ask(*args: Any, **options: Any) -> Any:
         return model.apply({"params": params}, *args, **options)
@@ -84,27 +96,27 @@ def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
              for level, (row, code) in enumerate(scores)}
     count = terms["level_0"].weight
     total = sum((term.total for term in terms.values()), jnp.float32(0))
-    item_log_probs = None
+    items = None
     if cfg.item_loss or model.cfg.item_head:
-        item_log_probs = _item_log_probs(ask, state, targets, catalogue, draw,
-                                         cfg.negatives)
-        terms["item"] = _averaged(-item_log_probs, mask, count)
+        items = _item_scores(ask, state, targets, catalogue, draw, cfg.negatives)
+        terms["item"] = _averaged(-_item_log_probs(*items), mask, count)
         total = total + cfg.item_loss * terms["item"].total
     if model.cfg.experts > 1:
         first = jax.nn.log_softmax(scores[0][0], axis=-1)
         mixed = ask(batch, jax.lax.stop_gradient(state), catalogue.tables, first,
                     own=True, method="mixture")
-        codes = jnp.sum(jnp.stack([_chosen(row, code) for row, code in scores]), 0)
-        log_probs = _expert_log_probs(model, catalogue, targets, codes, mixed,
-                                      item_log_probs)
-        cost = -jax.nn.logsumexp(mixed.log_weights + log_probs, axis=-1)
+        log_probs = _expert_log_probs(model, catalogue, targets, scores, mixed, items)
+        found = jax.nn.logsumexp(mixed.log_weights + log_probs, axis=-1)
+        cost = (-jnp.expm1(cfg.gate_power * found) / cfg.gate_power if cfg.gate_power
+                else -found)
         gate = every & kept_for_gate
         seen = jnp.sum(gate, dtype=jnp.float32)
-        terms["mixture"] = _averaged(cost, gate, seen)
+        terms["mixture"] = _averaged(-found, gate, seen)
+        terms["gate"] = _averaged(cost, gate, seen)
         for place, name in enumerate(expert_names(model)):
             terms[f"weight_{name}"] = _averaged(
                 jnp.exp(mixed.log_weights[..., place]), gate, seen)
-        total = total + terms["mixture"].total
+        total = total + terms["gate"].total
     return Weighted(total, count), terms
 
 
@@ -115,16 +127,24 @@ def expert_names(model: Generator) -> tuple[str, ...]:
 
 
 def _expert_log_probs(model: Generator, catalogue: Catalogue, targets: Array,
-                      codes: Array, mixed: Mixture, items: Array | None) -> Array:
-    """`[B, J, E]`: log-probability of each target's semantic ID under each expert."""
-    each = [jax.lax.stop_gradient(codes)]
+                      scores: list[tuple[Array, Array]], mixed: Mixture,
+                      items: tuple[Array, ...] | None) -> Array:
+    """`[B, J, E]`: log-probability of each target's semantic ID under each expert.
+
+    Decoder and item head receive no gradient; how sharp they are does.
+    """
+    decoder, head = mixed.sharpness
+    levels = [_chosen(decoder * jax.lax.stop_gradient(row), code)
+              for row, code in scores]
+    each = [jnp.sum(jnp.stack(levels), axis=0)]
     if mixed.pointer is not None:
         leaf = catalogue.paths[:, -1]
         same = leaf[jnp.maximum(mixed.pointer.items, 0)] == leaf[targets][..., None]
         hit = jnp.sum(jnp.where(same, mixed.pointer.weights, 0), axis=-1)
         each.append(jnp.log(jnp.maximum(hit, 1e-20)))
     if items is not None and model.cfg.item_head:
-        each.append(jax.lax.stop_gradient(items))
+        own, others, share = jax.lax.stop_gradient(items)
+        each.append(_item_log_probs(head * own, head * others, share))
     return jnp.stack(each, axis=-1)
 
 
@@ -143,12 +163,10 @@ def _kept_for_gate(recent: Array, targets: Array, share: float) -> Array:
     return bits < jnp.uint32(round(share * 2**32))
 
 
-def _item_log_probs(ask: Any, state: Array, targets: Array, catalogue: Catalogue,
-                    rng: Array, negatives: int) -> Array:
-    """`[B, J]`: log-softmax of each target among all items, sampled or exact.
-
-    With M items drawn uniformly and s the scores, the normaliser is estimated as
-    exp(s_y) + (N - 1) / M' sum over the M' drawn items other than y of exp(s).
+def _item_scores(ask: Any, state: Array, targets: Array, catalogue: Catalogue,
+                 rng: Array, negatives: int) -> tuple[Array, Array, Array]:
+    """Scores of each target `[B, J]`, of other items `[B, J, M]` (the target itself
+    among them at -1e30), and log((N - 1) / M') `[B, J]`, M' how many others there are.
     """
     own = ask(state, targets, catalogue.tables, method="own_scores")
     total = catalogue.tables.codes.shape[0]
@@ -157,13 +175,21 @@ def _item_log_probs(ask: Any, state: Array, targets: Array, catalogue: Catalogue
     scores = ask(state, catalogue.tables, drawn, method="item_scores")
     other = drawn != targets[..., None]
     share = jnp.log((total - 1) / jnp.maximum(jnp.sum(other, axis=-1), 1))
-    rest = jax.nn.logsumexp(jnp.where(other, scores, -jnp.inf), axis=-1) + share
-    return own - jnp.logaddexp(own, rest)
+    return own, jnp.where(other, scores, _NEVER), share
+
+
+def _item_log_probs(own: Array, others: Array, share: Array) -> Array:
+    """`[B, J]`: log-softmax of each target among all items.
+
+    With M' items drawn uniformly, the normaliser is estimated as exp(s_y) plus
+    (N - 1) / M' times the sum of exp(s) over them; with all items it is exact.
+    """
+    return own - jnp.logaddexp(own, jax.nn.logsumexp(others, axis=-1) + share)
 
 
 def _levelled(model: Generator, catalogue: Catalogue, targets: Array, level: int,
               scores: Array) -> tuple[Array, Array]:
-    """Scores of one level, illegal codes at -inf, and the target among them."""
+    """Scores of one level, illegal codes at -1e30, and the target among them."""
     code = catalogue.tables.codes[targets][..., level]
     start, width = model.starts[level], model.widths[level]
     if not model.cfg.legal_softmax:
@@ -175,7 +201,7 @@ def _levelled(model: Generator, catalogue: Catalogue, targets: Array, level: int
     else:
         legal = trie_lib.mask(catalogue.trie, level,
                               catalogue.paths[targets][..., level - 1])
-    return jnp.where(legal, scores, -jnp.inf), code
+    return jnp.where(legal, scores, _NEVER), code
 
 
 def _chosen(scores: Array, target: Array) -> Array:
