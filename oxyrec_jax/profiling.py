@@ -97,6 +97,7 @@ class StepClock:
     """
 
     def __init__(self) -> None:
+        self._pauses = 0
         self.restart()
 
     def restart(self) -> None:
@@ -105,13 +106,15 @@ class StepClock:
 
     def read(self) -> float:
         """Returns step seconds since the last `restart`."""
-        return self.seconds + time.perf_counter() - self._since
+        running = 0.0 if self._pauses else time.perf_counter() - self._since
+        return self.seconds + running
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Does not count the block: compiling, evaluating, saving."""
-        self.seconds += time.perf_counter() - self._since
+        """Does not count the block: compiling, evaluating, saving; blocks may nest."""
+        self.seconds, self._pauses = self.read(), self._pauses + 1
         try:
             yield
         finally:
+            self._pauses -= 1
             self._since = time.perf_counter()

@@ -1,9 +1,12 @@
 """A shop of a few items and a network of a few numbers, for tests that need both."""
 
 import dataclasses
+import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from oxyrec_jax import parallel
 from oxyrec_jax.data import dataset, schema
@@ -45,10 +48,17 @@ def make_codes(items=30, widths=WIDTHS, seed=0, *, distinct=True):
 def make_items(items=30, widths=WIDTHS, *, features=0, successors=None, seed=0,
                distinct=True):
     """A catalogue and its leaves."""
+    catalogue, leaves = _items(items, widths, features, seed, distinct)
+    tables = dataclasses.replace(catalogue.tables, successors=successors)
+    return dataclasses.replace(catalogue, tables=tables), leaves
+
+
+@functools.cache
+def _items(items, widths, features, seed, distinct):
     rng = np.random.default_rng(seed)
     return make_catalogue(
         make_codes(items, widths, seed, distinct=distinct), widths,
-        popularity=rng.integers(0, 9, items), successors=successors,
+        popularity=rng.integers(0, 9, items),
         features=rng.normal(size=(items, features)) if features else None)
 
 
@@ -85,7 +95,7 @@ def make_batch(rows=2, length=10, items=30, seed=0, segments=None):
 
 
 def make_params(model, tables, *, seed=0, scale=1.0):
-    """Parameters of which none is zero, unboxed, as NumPy arrays."""
+    """Parameters of which none is zero, unboxed."""
     batch = make_batch(1, 6, items=len(tables.codes))
     shapes = jax.eval_shape(
         lambda: model.init(jax.random.key(0), batch, tables)["params"])
@@ -94,8 +104,8 @@ def make_params(model, tables, *, seed=0, scale=1.0):
     made = [rng.normal(0, scale * leaf.shape[0] ** -0.5 if leaf.ndim > 1 else 0.3,
                        leaf.shape).astype(np.float32)
             + ("scale" in jax.tree_util.keystr(path)) for path, leaf in boxed]
-    from flax import linen as nn
-    return nn.meta.unbox(jax.tree.unflatten(jax.tree.structure(shapes), made))
+    tree = nn.meta.unbox(jax.tree.unflatten(jax.tree.structure(shapes), made))
+    return jax.tree.map(jnp.asarray, tree)
 
 
 def one_device():

@@ -148,6 +148,7 @@ class _Run:
         self.flops_per_target = flops_per_target
         self.done, self.best_step, self.best, self.stale = 0, 0, -math.inf, 0
         self.figures: dict[str, float] = {}
+        self.untimed = 0  # steps of this window that the clock left out
         self.clock = profiling.StepClock()
 
     def resume(self, facts: dict[str, Any]) -> None:
@@ -160,21 +161,26 @@ class _Run:
                    catalogue: Catalogue, mesh: Mesh) -> Outcome:
         cfg = self.cfg
         window: list[dict[str, jax.Array]] = []
+        compiled = False
         writer = tensorboardX.SummaryWriter(str(self.folder / "tensorboard"),
                                             purge_step=self.done + 1)
         with progress.bar("training", cfg.steps) as advance, writer:
             advance(self.done)
             while self.done < cfg.steps and not self._stopped_early():
                 batch = parallel.global_batch(next(batches), mesh)
-                first = self.done == 0 or not window and self.clock.seconds == 0
-                with self.clock.paused() if first else _nothing():
+                if compiled:
                     state, figures = step(state, batch, catalogue)
-                    if first:  # compiling is not step time
+                else:  # compiling is not step time
+                    with self.clock.paused():
+                        state, figures = step(state, batch, catalogue)
                         jax.block_until_ready(figures)
-                        self.clock.restart()
+                    compiled, self.untimed = True, 1
+                    self.clock.restart()
                 self.done += 1
                 window.append(figures)
-                if self.done % cfg.log_every == 0 or self.done == cfg.steps:
+                # A checkpoint closes the window too: a run that continues from it logs
+                # the same lines, and parameters that are not finite are never saved.
+                if self.done % cfg.log_every == 0 or self._saves():
                     line = self._log_window(window, writer)
                     advance(0, f"loss {line['loss']:.3f}  {line['targets/s']:.0f} "
                                "targets/s")
@@ -186,12 +192,10 @@ class _Run:
 
     def _pause_work(self, state: step_lib.TrainState, batches: Any,
                     writer: tensorboardX.SummaryWriter) -> None:
-        last = self.done == self.cfg.steps
-        due = last or self.done % self.cfg.evaluate_every == 0
-        if not due and self.done % self.cfg.checkpoint_every:
+        if not self._saves():
             return
         with self.clock.paused():
-            if due:
+            if self._evaluates():
                 self._evaluate(state, writer)
             facts = {"done": self.done, "best": self.best, "best_step": self.best_step,
                      "stale": self.stale, "figures": self.figures,
@@ -199,6 +203,13 @@ class _Run:
             if math.isinf(self.best):  # nothing evaluated yet; JSON knows no infinity
                 facts["best"] = -1e300
             self.checkpoints.save(self.done, state, facts)
+
+    def _evaluates(self) -> bool:
+        return (self.done == self.cfg.steps
+                or self.done % self.cfg.evaluate_every == 0)
+
+    def _saves(self) -> bool:
+        return self._evaluates() or self.done % self.cfg.checkpoint_every == 0
 
     def _evaluate(self, state: step_lib.TrainState,
                   writer: tensorboardX.SummaryWriter) -> None:
@@ -244,9 +255,9 @@ class _Run:
         line = {name: float(np.average(np.array([row[name] for row in rows], float),
                                        weights=counts))
                 for name in rows[0] if name != "targets"}
-        seconds = max(self.clock.read(), 1e-9)
-        timed = max(1, len(rows) - (first == 1))  # the compiling step is not timed
-        per_second = counts[-timed:].sum() / seconds
+        # 0 where nothing but the compiling step stands in the window.
+        per_second = counts[self.untimed:].sum() / max(self.clock.read(), 1e-9)
+        self.untimed = 0
         line |= {"targets/s": float(per_second), "fill": self.source.fill,
                  "epoch": self.done / self.source.steps_per_epoch,
                  "gflops": per_second * self.flops_per_target / 1e9}
@@ -267,6 +278,8 @@ class _Run:
 
     def truncate_log(self, step: int) -> None:
         """Drops lines after `step`: the steps that they tell of will be done again."""
+        if jax.process_index():
+            return
         path = self.folder / "log.jsonl"
         kept = [line for line in read_log(path) if line["step"] <= step]
         with artifacts.open_atomic(path, "w") as file:
@@ -333,9 +346,3 @@ def _to_host(leaf: jax.Array) -> np.ndarray:
         return np.asarray(leaf)
     from jax.experimental import multihost_utils  # only where there are several hosts
     return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
-
-
-class _nothing:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *error: object) -> None: ...

@@ -90,7 +90,8 @@ def make_optimizer(cfg: OptimizerConfig, steps: int) -> optax.GradientTransforma
             0.0, cfg.learning_rate, warmup, max(steps, warmup + 1),
             cfg.final_fraction * cfg.learning_rate)
     elif cfg.schedule == "constant":
-        rate = optax.linear_schedule(0.0, cfg.learning_rate, warmup)
+        rate = (optax.linear_schedule(0.0, cfg.learning_rate, warmup) if warmup > 0
+                else optax.constant_schedule(cfg.learning_rate))
     else:
         raise InputError(f"optimizer.schedule is {cfg.schedule!r}, expected 'cosine' "
                          "or 'constant'")
