@@ -1,36 +1,38 @@
 """The command line: thin verbs over `workflow`."""
 
 import dataclasses
+import inspect
 import json
 import logging
 import os
 import pathlib
 import sys
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Union
 
 import tyro
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg, subcommand
 
 from oxyrec_jax.base import InputError
 
 Settings = Annotated[
     UseAppendAction[tuple[str, ...]],
-    arg(metavar="NAME=VALUE", help="Change a field of the experiment, such as "
-        "train.steps=50; may be given again.")]
-Json = Annotated[bool, arg(help="Print one JSON object as the last line of standard "
-                           "output, and nothing else there.")]
-Workdir = Annotated[pathlib.Path, arg(help="Where everything of this experiment lies.")]
-File = Annotated[str | None, arg(
-    metavar="EXPERIMENT",
-    help="An experiment file. Without it: the one the work directory was made with.")]
+    arg(metavar="NAME=VALUE", help="Change one field of the experiment, such as "
+        "train.steps=50; for more fields give --set again.")]
+Json = Annotated[FlagCreatePairsOff[bool], arg(
+    help="Print one JSON object as the last line of standard output, and nothing else "
+    "there.")]
+Workdir = Annotated[pathlib.Path, arg(
+    metavar="FOLDER", help="Where everything of this experiment lies.")]
+File = Annotated[str, arg(
+    metavar="[EXPERIMENT]", help_behavior_hint="(optional)",
+    help="An experiment file. Without it: the experiment of the work directory.")]
 
 
 @dataclasses.dataclass(frozen=True)
 class Verb:
     """What all verbs share."""
 
-    experiment: Positional[File] = None
+    experiment: Positional[File] = ""
     workdir: Workdir = pathlib.Path("runs/experiment")
     set: Settings = ()
     json: Json = False
@@ -39,10 +41,17 @@ class Verb:
         """Does the work and returns JSON values."""
         raise TypeError(f"{type(self).__name__} has no work")
 
+    def begin(self) -> Any:
+        """The experiment where no file is given; None: that of the work directory."""
+
     def space(self, *settings: str) -> Any:
         """The work directory, its experiment changed by `--set` and more settings."""
         from oxyrec_jax import config, workflow  # jax: not for --help
-        cfg = config.load_experiment(self.experiment) if self.experiment else None
+        if "=" in self.experiment:
+            raise InputError(f"{self.experiment}: write --set {self.experiment}, with "
+                             "one --set for each change")
+        cfg = (config.load_experiment(self.experiment) if self.experiment else
+               self.begin())
         return workflow.open_workspace(self.workdir, cfg, (*settings, *self.set))
 
 
@@ -50,18 +59,22 @@ class Verb:
 class Quickstart(Verb):
     """Run everything on the simulated shop, in minutes, and write a report.
 
-    Example: oxyrec quickstart --workdir runs/quickstart
+    Example:
+    $ oxyrec quickstart --workdir runs/quickstart
     """
 
     workdir: Workdir = pathlib.Path("runs/quickstart")
 
+    def begin(self) -> Any:
+        from oxyrec_jax import quickstart
+        return quickstart.get_config()
+
     def work(self) -> dict[str, Any]:
-        from oxyrec_jax import quickstart, workflow
-        cfg = quickstart.get_config()
-        if self.experiment:
+        from oxyrec_jax import workflow
+        if self.experiment and "=" not in self.experiment:
             raise InputError("quickstart takes no experiment file; use the verbs "
                              "prepare, tokenize, train, evaluate and report for one")
-        space = workflow.open_workspace(self.workdir, cfg, self.set)
+        space = self.space()
         workflow.prepare(space)
         workflow.tokenize(space)
         trained = workflow.train(space)
@@ -73,22 +86,35 @@ class Quickstart(Verb):
 class Prepare(Verb):
     """Read a behaviour log into a prepared data set.
 
-    Example: oxyrec prepare experiments/beauty.py --workdir runs/beauty
-    Example: oxyrec prepare --source shop --workdir runs/shop
+    Examples:
+    $ oxyrec prepare experiments/beauty.py --workdir runs/beauty
+    $ oxyrec prepare --source table --path events.csv --items items.csv
     """
 
-    source: Annotated[str | None, arg(help="Short for --set data.source=…")] = None
-    path: Annotated[str | None, arg(help="Short for --set data.path=…")] = None
+    source: Annotated[str, arg(
+        metavar="KIND", help_behavior_hint="(default: the experiment's)",
+        help="Kind of the log: shop, table (CSV, Parquet), sequences, amazon2018, "
+        "amazon2023, movielens or minionerec. Short for --set data.source=KIND.")] = ""
+    path: Annotated[str, arg(
+        metavar="PATH", help_behavior_hint="(default: the experiment's)",
+        help="Where the log lies. Short for --set data.path=PATH.")] = ""
+    items: Annotated[str, arg(
+        metavar="PATH", help_behavior_hint="(default: the experiment's)",
+        help="Where the item table lies. Short for --set data.items=PATH.")] = ""
+
+    def begin(self) -> Any:
+        from oxyrec_jax import config
+        if (self.workdir / "experiment.json").exists():
+            return None
+        if not self.source:
+            raise InputError("give an experiment file, or --source and --path of a log")
+        return config.Experiment()
 
     def work(self) -> dict[str, Any]:
-        from oxyrec_jax import config, workflow
+        from oxyrec_jax import workflow
         short = [f"data.{name}={json.dumps(value)}" for name, value in
-                 (("source", self.source), ("path", self.path)) if value is not None]
-        if self.experiment is None and not (self.workdir / "experiment.json").exists():
-            if self.source is None:
-                raise InputError("give an experiment file, or --source and --path")
-            return workflow.prepare(workflow.open_workspace(
-                self.workdir, config.Experiment(), (*short, *self.set)))
+                 (("source", self.source), ("path", self.path), ("items", self.items))
+                 if value]
         return workflow.prepare(self.space(*short))
 
 
@@ -96,7 +122,8 @@ class Prepare(Verb):
 class Tokenize(Verb):
     """Give every item a semantic ID.
 
-    Example: oxyrec tokenize --workdir runs/beauty --set tokenizer.widths=[256,256,256]
+    Example:
+    $ oxyrec tokenize --workdir runs/beauty --set tokenizer.widths=[256,256,256]
     """
 
     def work(self) -> dict[str, Any]:
@@ -108,11 +135,13 @@ class Tokenize(Verb):
 class Train(Verb):
     """Train the generator; killed and started again, it continues.
 
-    Example: oxyrec train --workdir runs/beauty --seed 0
+    Example:
+    $ oxyrec train --workdir runs/beauty --seed 0
     """
 
-    seed: Annotated[int | None, arg(help="Train this seed only; else all of the "
-                                    "experiment's.")] = None
+    seed: Annotated[int | None, arg(
+        metavar="INT", help_behavior_hint="(default: all of the experiment's)",
+        help="Train this seed only.")] = None
 
     def work(self) -> dict[str, Any]:
         from oxyrec_jax import workflow
@@ -123,12 +152,14 @@ class Train(Verb):
 class Evaluate(Verb):
     """Judge the trained runs beside untrained baselines.
 
-    Example: oxyrec evaluate --workdir runs/beauty --json
+    Example:
+    $ oxyrec evaluate --workdir runs/beauty --json
     """
 
     split: Annotated[str, arg(help="test or valid")] = "test"
-    decoder_only: Annotated[bool, arg(help="Leave out the memory and the item head of "
-                                      "a model that mixes them in.")] = False
+    decoder_only: Annotated[FlagCreatePairsOff[bool], arg(
+        help="Leave out the memory and the item head of "
+        "a model that mixes them in.")] = False
 
     def work(self) -> dict[str, Any]:
         from oxyrec_jax import workflow
@@ -142,11 +173,16 @@ class Evaluate(Verb):
 class Recommend(Verb):
     """Recommend for one user of the log, or for a history given by item ids.
 
-    Example: oxyrec recommend --workdir runs/quickstart --user u17 --k 5
+    Examples:
+    $ oxyrec recommend --workdir runs/quickstart --user user-00000017 --k 5
+    $ oxyrec recommend --workdir runs/quickstart --items item-0000003 item-0000040
     """
 
-    user: Annotated[str | None, arg(help="A user id of the log.")] = None
-    items: Annotated[tuple[str, ...], arg(help="Item ids, oldest first.")] = ()
+    user: Annotated[str | None, arg(
+        metavar="USER", help_behavior_hint="", help="A user id of the log.")] = None
+    items: Annotated[tuple[str, ...], arg(
+        metavar="ITEM", help_behavior_hint="",
+        help="Item ids of a history instead, oldest first.")] = ()
     k: Annotated[int, arg(help="How many items.")] = 10
 
     def work(self) -> dict[str, Any]:
@@ -159,7 +195,8 @@ class Recommend(Verb):
 class Report(Verb):
     """Write one HTML file: curves, tables, semantic IDs, examples.
 
-    Example: oxyrec report --workdir runs/beauty
+    Example:
+    $ oxyrec report --workdir runs/beauty
     """
 
     def work(self) -> dict[str, Any]:
@@ -171,7 +208,8 @@ class Report(Verb):
 class Inspect(Verb):
     """Say what a work directory holds and check every file's digest.
 
-    Example: oxyrec inspect --workdir runs/beauty
+    Example:
+    $ oxyrec inspect --workdir runs/beauty
     """
 
     def work(self) -> dict[str, Any]:
@@ -179,7 +217,7 @@ class Inspect(Verb):
         return inspection.inspect(self.space())
 
 
-VERBS: dict[str, Callable[..., Any]] = {
+VERBS: dict[str, type[Verb]] = {
     "quickstart": Quickstart, "prepare": Prepare, "tokenize": Tokenize, "train": Train,
     "evaluate": Evaluate, "recommend": Recommend, "report": Report, "inspect": Inspect}
 
@@ -195,10 +233,7 @@ def main(arguments: list[str] | None = None) -> None:
         interrupted.
     """
     _set_up_logging()
-    verb = tyro.extras.subcommand_cli_from_dict(
-        VERBS, prog="oxyrec", args=arguments,
-        description="Generative recommendation on JAX: from a behaviour log to a "
-        "measured recommender.")
+    verb = _parse(sys.argv[1:] if arguments is None else arguments)
     try:
         found = verb.work()
     except InputError as error:
@@ -214,10 +249,27 @@ def main(arguments: list[str] | None = None) -> None:
         printing.show(found)
 
 
+def _parse(arguments: list[str]) -> Verb:
+    """The verb with its options; a verb's examples show in its own help only."""
+    name = arguments[0] if arguments else ""
+    if name in VERBS:
+        return tyro.cli(VERBS[name], prog=f"oxyrec {name}", args=arguments[1:],
+                        description=inspect.cleandoc(str(VERBS[name].__doc__)))
+    choices = tuple(Annotated[verb, subcommand(
+        name=name, description=str(verb.__doc__).splitlines()[0])]
+        for name, verb in VERBS.items())
+    return tyro.cli(
+        Union[choices], prog="oxyrec", args=arguments,  # type: ignore
+        description="Generative recommendation on JAX: from a behaviour log to a "
+        "measured recommender.\n\nBegin with `oxyrec quickstart`; `oxyrec VERB "
+        "--help` shows a verb's options and examples.")
+
+
 def _headline(results: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in results.items()
             if isinstance(value, float | int | str)}
-    return kept | {"baselines": results["baselines"]}
+    return kept | {name: results[name] for name in
+                   ("intervals", "baselines", "differences", "config")}
 
 
 def _set_up_logging() -> None:

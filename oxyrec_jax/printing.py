@@ -5,9 +5,10 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
+_SEEN = 5  # newest items of a history that are shown
 _CELLS = ("item.recall@10", "item.ndcg@10", "sid.recall@10", "sid.ndcg@10")
 
 
@@ -18,12 +19,13 @@ def show(found: Mapping[str, Any]) -> None:
       found: JSON values; figures of an evaluation become a table beside its baselines,
         recommendations a list, everything else indented lines.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False)
     rest = dict(found)
-    if "item.recall@10" in found and "baselines" in found:
+    if "baselines" in found:
         console.print(_evaluation(found))
+        console.print(*_uncertainty(found), sep="\n", soft_wrap=True)
         rest = {name: found[name] for name in
-                ("tie_policy", "protocol", "split", "training", "report")
+                ("split", "protocol", "tie_policy", "training", "report")
                 if name in found}
     if "recommendations" in found:
         console.print(_recommendations(found))
@@ -34,31 +36,36 @@ def show(found: Mapping[str, Any]) -> None:
 
 def _evaluation(found: Mapping[str, Any]) -> Table:
     cells = [cell for cell in _CELLS if cell in found]
-    table = Table("", *cells, box=box.SIMPLE)
-    intervals = found.get("intervals", {})
-    own = [_with_interval(found, intervals, cell) for cell in cells]
-    table.add_row("model", *own, style="bold")
+    heads = (cell.replace(".", "\n") for cell in cells)
+    table = Table("", *heads, box=box.SIMPLE)
+    table.add_row("model", *(f"{found[cell]:.4f}" for cell in cells), style="bold")
     for name, baseline in found["baselines"].items():
-        bands = baseline.get("intervals", {})
-        table.add_row(name, *(_with_interval(baseline, bands, cell) for cell in cells))
+        table.add_row(name, *(f"{baseline[cell]:.4f}" if cell in baseline else "–"
+                              for cell in cells))
     return table
 
 
-def _with_interval(figures: Mapping[str, Any], intervals: Mapping[str, Any],
-                   cell: str) -> str:
-    if cell not in figures:
-        return "–"
-    value = f"{figures[cell]:.4f}"
-    if cell in intervals:
-        low, high = intervals[cell]
-        value += f" [{low:.4f}, {high:.4f}]"
-    return value
+def _uncertainty(found: Mapping[str, Any]) -> list[str]:
+    """What the figures can be trusted for: intervals over users."""
+    level = f"{found['config']['level']:.0%} of samples of users"
+    differences = found["differences"]
+    rival = differences["baseline"]
+    lines = [f"In {level}, the model lies within"]
+    for cell in (cell for cell in _CELLS if cell in found["intervals"]):
+        low, high = found["intervals"][cell]
+        lines.append(f"  {cell} {low:.4f} to {high:.4f}")
+    lines.append(f"and model minus {rival}, the best baseline, within")
+    for cell in (cell for cell in _CELLS if cell in differences["cells"]):
+        part = differences["cells"][cell]
+        lines.append(f"  {cell} {part['low']:+.4f} to {part['high']:+.4f} "
+                     f"(mean {part['mean']:+.4f})")
+    return lines
 
 
 def _recommendations(found: Mapping[str, Any]) -> Table:
-    table = Table("rank", "item", "title", "semantic ID", "log p (nats)",
-                  box=box.SIMPLE)
-    for row in found["history"][-5:]:
+    table = Table("rank", "item", Column("title", no_wrap=True), "semantic ID",
+                  "log p\n(nats)", box=box.SIMPLE)
+    for row in found["history"][-_SEEN:]:
         seen = Text(str(row["item_id"])), Text(row["title"] or "")
         table.add_row("seen", *seen, "", "", style="dim")
     for row in found["recommendations"]:

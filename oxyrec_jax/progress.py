@@ -69,6 +69,7 @@ class _Lines:
     def __init__(self, what: str, total: int | None):
         self.what, self.total, self.done, self.note = what, total, 0, ""
         self.start = self.last = time.monotonic()
+        self.told = -1
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
         self.done += count
@@ -78,9 +79,11 @@ class _Lines:
             self._line()
 
     def finish(self) -> None:
-        self._line()
+        if self.told != self.done:
+            self._line()
 
     def _line(self) -> None:
+        self.told = self.done
         total = "" if self.total is None else f"/{self.total}"
         _log.info("%s: %d%s in %.1f s %s", self.what, self.done, total,
                   time.monotonic() - self.start, self.note)

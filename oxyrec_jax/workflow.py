@@ -1,19 +1,11 @@
 """The steps of an experiment: each reads what the one before left in its folder.
 
-    data/              prepared data set               `prepare`
-    semantic_ids/      codes, codebooks, quality       `tokenize`
-    train/seed<n>/     checkpoints, log, best          `train`
-    evaluation/<split> figures and ranks               `evaluate`
-    report.html                                        `report`
-    experiment.json    the configuration of all of it
-
-Every step can be killed at any moment and run again.
+`workspace` lists the folders. Every step can be killed at any moment and run again.
 """
 
 import dataclasses
 import functools
 import logging
-import pathlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,9 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from oxyrec_jax import __version__, artifacts, config, metrics, parallel
+from oxyrec_jax import __version__, config, metrics, parallel
 from oxyrec_jax.base import InputError
-from oxyrec_jax.config import Experiment
 from oxyrec_jax.data.dataset import Dataset, load_dataset
 from oxyrec_jax.data.prepare import prepare as prepare_data
 from oxyrec_jax.decode.beam import expand_items
@@ -38,37 +29,15 @@ from oxyrec_jax.tokenizer import embeddings, sid_table
 from oxyrec_jax.tokenizer.catalogue import Catalogue, make_catalogue
 from oxyrec_jax.tokenizer.trie import Leaves
 from oxyrec_jax.train import loop
+from oxyrec_jax.workspace import (Workspace, begin_run, check_run, need,
+                                  open_workspace)
+
+__all__ = ["Ready", "Workspace", "evaluate", "flops_per_target", "load",
+           "open_workspace", "prepare", "recommend", "report", "tokenize", "train",
+           "versions"]
 
 _log = logging.getLogger(__name__)
 _ITEM_BUCKET = 128  # rows of the item table, so that meshes divide it
-
-
-@dataclasses.dataclass(frozen=True)
-class Workspace:
-    """A work directory and the experiment that it belongs to."""
-
-    folder: pathlib.Path
-    cfg: Experiment
-
-    @property
-    def data(self) -> pathlib.Path:
-        return self.folder / "data"
-
-    @property
-    def semantic_ids(self) -> pathlib.Path:
-        return self.folder / "semantic_ids"
-
-    def run(self, seed: int) -> pathlib.Path:
-        """Folder of one training run."""
-        return self.folder / "train" / f"seed{seed}"
-
-    def evaluation(self, split: str) -> pathlib.Path:
-        """Folder of one evaluation."""
-        return self.folder / "evaluation" / split
-
-    @property
-    def report(self) -> pathlib.Path:
-        return self.folder / "report.html"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,53 +51,36 @@ class Ready:
     model: Generator
 
 
-def open_workspace(folder: pathlib.Path, cfg: Experiment | None,
-                   settings: Sequence[str] = ()) -> Workspace:
-    """Opens a work directory.
-
-    Args:
-      folder: the work directory; made if it is not there.
-      cfg: the experiment; None takes the one that the directory was made with.
-      settings: "dotted.name=value" changes.
-
-    Raises:
-      InputError: no experiment given and none in the directory, or a bad setting.
-    """
-    saved = folder / "experiment.json"
-    if cfg is None:
-        if not saved.exists():
-            raise InputError(f"{folder} holds no experiment yet; give an experiment "
-                             "file, such as experiments/quickstart.py")
-        cfg = config.from_dict(artifacts.read_json(saved), str(saved))
-    if settings:
-        cfg = config.with_settings(cfg, settings)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be made: {error.strerror}") from error
-    artifacts.write_json(saved, config.to_dict(cfg))
-    return Workspace(folder, cfg)
-
-
 def prepare(space: Workspace) -> dict[str, Any]:
     """Reads the log and writes the prepared data set; returns its counts."""
     manifest = prepare_data(space.cfg.data, space.data)
+    space.save()
     return {name: manifest[name] for name in ("source", "protocol", "tie_policy",
                                               "counts") if name in manifest}
 
 
 def tokenize(space: Workspace) -> dict[str, Any]:
     """Gives every item a semantic ID; returns the quality figures."""
+    need(space.data, "prepare")
     manifest = sid_table.build_semantic_ids(
         load_dataset(space.data), space.cfg.text, space.cfg.tokenizer,
         space.semantic_ids, cache_folder=space.folder / "cache")
+    space.save()
     return {"widths": manifest["widths"], **manifest["quality"]}
 
 
 def load(space: Workspace) -> Ready:
     """Opens data set and semantic IDs and puts the items on the device."""
     cfg = space.cfg
+    need(space.data, "prepare")
     dataset = load_dataset(space.data)
+    if cfg.beams > dataset.num_items:
+        raise InputError(
+            f"beams is {cfg.beams}, but the catalogue has {dataset.num_items} items; "
+            f"run the same command with --set beams={dataset.num_items} --set "
+            f"evaluate.ks={[k for k in cfg.evaluate.ks if k <= dataset.num_items]}"
+            .replace(", ", ","))
+    need(space.semantic_ids, "tokenize")
     ids = sid_table.load_semantic_ids(space.semantic_ids, dataset)
     events = rows.of_dataset(dataset)
     successors = None
@@ -160,8 +112,11 @@ def train(space: Workspace, seeds: Sequence[int] | None = None) -> dict[str, Any
     """
     cfg, ready = space.cfg, load(space)
     mesh = parallel.make_mesh(cfg.mesh)
-    found = {}
-    for seed in cfg.seeds if seeds is None else seeds:
+    found, seeds = {}, cfg.seeds if seeds is None else seeds
+    for seed in seeds:
+        begin_run(space, seed, ready.ids)
+    space.save()
+    for seed in seeds:
         start = time.monotonic()
         outcome = loop.train(
             ready.model, ready.dataset, ready.catalogue, cfg.train, space.run(seed),
@@ -212,24 +167,14 @@ def recommend(space: Workspace, *, user: str | None = None,
     if not 1 <= k <= ready.dataset.num_items:
         raise InputError(f"--k {k}: the catalogue has {ready.dataset.num_items} items; "
                          f"ask for 1 to {ready.dataset.num_items}")
+    if k > cfg.beams:  # a wider search; else the very lists that `evaluate` judges
+        space = dataclasses.replace(space, cfg=dataclasses.replace(cfg, beams=k))
     history = _history(ready.dataset, user, items)
     most = cfg.train.pipeline.history
     if len(history) > most:
-        _log.info("the history has %d items, the model reads the newest %d",
-                  len(history), most)
-    recent = history[-most:]
-    padded = np.zeros((1, most), np.int32)
-    padded[0, :len(recent)] = recent
-    real = np.arange(most)[None] < len(recent)
-    batch = {"items": padded, "segments": real.astype(np.int32),
-             "target_positions": np.full((1, 1), len(recent) - 1, np.int32)}
-    params = _params(space, ready, cfg.seeds[0])
-    found = search(ready.model, jax.device_put(params), batch, ready.catalogue,
-                   beams=max(k, min(cfg.beams, ready.dataset.num_items)))
-    chosen = expand_items(found, ready.leaves, limit=k)[0]
-    sids = ready.leaves.of_items()
-    score = dict(zip(np.asarray(found.leaves[0]).tolist(),
-                     np.asarray(found.log_probs[0]).tolist(), strict=True))
+        _log.warning("the history has %d items, the model reads the newest %d",
+                     len(history), most)
+    params = jax.device_put(_params(space, ready, cfg.seeds[0]))
     table = ready.dataset.item_table()
     ids, titles = table["item_id"].to_pylist(), table["title"].to_pylist()
     return {
@@ -237,8 +182,9 @@ def recommend(space: Workspace, *, user: str | None = None,
         "recommendations": [
             {"rank": place + 1, "item_id": ids[item], "title": titles[item],
              "semantic_id": ready.ids.codes[item].tolist(),
-             "log_prob": round(score[int(sids[item])], 4)}
-            for place, item in enumerate(chosen.tolist()) if item >= 0]}
+             "log_prob": round(log_prob, 4)}
+            for place, (item, log_prob) in
+            enumerate(_answer(space, ready, params, history)[:k])]}
 
 
 def report(space: Workspace, *, examples: int = 8) -> dict[str, Any]:
@@ -288,8 +234,8 @@ def _validate(space: Workspace, ready: Ready, params: Any) -> Mapping[str, float
     cfg = space.cfg
     lists, numbers = recommend_split(
         ready.model, params, ready.dataset, "valid", ready.catalogue, ready.leaves,
-        history=cfg.train.pipeline.history, beams=20, every=cfg.quick_evaluations,
-        what="validating")
+        history=cfg.train.pipeline.history, beams=min(20, ready.dataset.num_items),
+        every=cfg.quick_evaluations, what="validating")
     events = rows.of_dataset(ready.dataset)
     wanted = rows.expand(events, ready.dataset.split("valid")).item[numbers]
     ranks = metrics.ranks(lists.items, wanted)
@@ -298,13 +244,9 @@ def _validate(space: Workspace, ready: Ready, params: Any) -> Mapping[str, float
 
 
 def _params(space: Workspace, ready: Ready, seed: int) -> Any:
-    params, _ = loop.read_params(space.run(seed) / "best")
-    codes = params.get("code_vectors", np.zeros((0, 0))).shape[0]
-    if codes != sum(ready.ids.widths):
-        raise InputError(f"{space.run(seed)} was trained on {codes} codes, "
-                         f"{space.semantic_ids} has {sum(ready.ids.widths)}; train "
-                         "again")
-    return params
+    need(space.run(seed) / "best", "train")
+    check_run(space, seed, ready.ids)
+    return loop.read_params(space.run(seed) / "best")[0]
 
 
 def _text_embeddings(space: Workspace, dataset: Dataset) -> np.ndarray | None:
@@ -341,25 +283,35 @@ def _examples(space: Workspace, ready: Ready, count: int) -> list[Example]:
     targets = rows.expand(events, ready.dataset.split("test"))
     names = ready.dataset.user_ids()
     params = jax.device_put(_params(space, ready, space.cfg.seeds[0]))
-    most, found = space.cfg.train.pipeline.history, []
+    found = []
     chosen = np.linspace(0, len(targets) - 1, min(count, len(targets))).astype(int)
     for number in chosen:
         sequence = int(targets.sequence[number])
         before = int(targets.place[number] - events.offsets[sequence])
-        history = np.asarray(ready.dataset.history(sequence, before))[-most:]
-        padded = np.zeros((1, most), np.int32)
-        padded[0, :len(history)] = history
-        real = (np.arange(most)[None] < len(history)).astype(np.int32)
-        beams = search(ready.model, params, {
-            "items": padded, "segments": real,
-            "target_positions": np.full((1, 1), len(history) - 1, np.int32)},
-            ready.catalogue, beams=min(10, ready.dataset.num_items))
-        items = expand_items(beams, ready.leaves, limit=10)[0]
-        score = dict(zip(np.asarray(beams.leaves[0]).tolist(),
-                         np.asarray(beams.log_probs[0]).tolist(), strict=True))
-        sids = ready.leaves.of_items()
-        kept = [int(item) for item in items if item >= 0]
-        found.append(Example(str(names[sequence]), history.tolist(), kept,
-                             [score[int(sids[item])] for item in kept],
-                             int(targets.item[number])))
+        history = np.asarray(ready.dataset.history(sequence, before))
+        answer = _answer(space, ready, params, history)[:10]
+        found.append(Example(
+            str(names[sequence]), history[-space.cfg.train.pipeline.history:].tolist(),
+            [item for item, _ in answer], [log_prob for _, log_prob in answer],
+            int(targets.item[number])))
     return found
+
+
+def _answer(space: Workspace, ready: Ready, params: Any, history: np.ndarray
+            ) -> list[tuple[int, float]]:
+    """Items with the log-probability of their semantic ID, best first."""
+    most = space.cfg.train.pipeline.history
+    recent = history[-most:]
+    padded = np.zeros((1, most), np.int32)
+    padded[0, :len(recent)] = recent
+    real = np.arange(most)[None] < len(recent)
+    beams = search(
+        ready.model, params, {
+            "items": padded, "segments": real.astype(np.int32),
+            "target_positions": np.full((1, 1), len(recent) - 1, np.int32)},
+        ready.catalogue, beams=space.cfg.beams)
+    sids = ready.leaves.of_items()
+    score = dict(zip(np.asarray(beams.leaves[0]).tolist(),
+                     np.asarray(beams.log_probs[0]).tolist(), strict=True))
+    items = expand_items(beams, ready.leaves, limit=space.cfg.beams)[0]
+    return [(item, score[int(sids[item])]) for item in items.tolist() if item >= 0]

@@ -19,3 +19,10 @@ def shared_data() -> pathlib.Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"development data are not at {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> pathlib.Path:
+    """A tiny work directory with every step done; copy it before changing it."""
+    import tiny_workdir  # needs jax as configured above
+    return tiny_workdir.train(tmp_path_factory.mktemp("trained"))

@@ -1,0 +1,156 @@
+"""The work directory of an experiment, and what must agree in it.
+
+    data/              prepared data set               `prepare`
+    semantic_ids/      codes, codebooks, quality       `tokenize`
+    train/seed<n>/     checkpoints, log, best          `train`
+    evaluation/<split> figures and ranks               `evaluate`
+    report.html                                        `report`
+    experiment.json    the configuration of all of it
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from oxyrec_jax import artifacts, config
+from oxyrec_jax.base import InputError
+from oxyrec_jax.config import Experiment
+from oxyrec_jax.tokenizer.sid_table import SemanticIds
+
+
+@dataclasses.dataclass(frozen=True)
+class Workspace:
+    """A work directory and the experiment that it belongs to."""
+
+    folder: pathlib.Path
+    cfg: Experiment
+
+    @property
+    def data(self) -> pathlib.Path:
+        return self.folder / "data"
+
+    @property
+    def semantic_ids(self) -> pathlib.Path:
+        return self.folder / "semantic_ids"
+
+    def run(self, seed: int) -> pathlib.Path:
+        """Folder of one training run."""
+        return self.folder / "train" / f"seed{seed}"
+
+    def evaluation(self, split: str) -> pathlib.Path:
+        """Folder of one evaluation."""
+        return self.folder / "evaluation" / split
+
+    @property
+    def report(self) -> pathlib.Path:
+        return self.folder / "report.html"
+
+    def save(self) -> None:
+        """Makes this experiment the one that the folder belongs to."""
+        artifacts.write_json(self.folder / "experiment.json", config.to_dict(self.cfg))
+
+
+def open_workspace(folder: pathlib.Path, cfg: Experiment | None,
+                   settings: Sequence[str] = ()) -> Workspace:
+    """Opens a work directory.
+
+    Args:
+      folder: the work directory; made if it is not there.
+      cfg: the experiment; None takes the one that the directory was made with.
+      settings: "dotted.name=value" changes. The steps prepare, tokenize and train keep
+        them in the directory; for the others they hold once.
+
+    Raises:
+      InputError: no experiment given and none in the directory, or a bad setting.
+    """
+    folder = pathlib.Path(folder)
+    saved = folder / "experiment.json"
+    if cfg is None:
+        if not saved.exists():
+            raise InputError(
+                f"{folder} " + ("holds no experiment yet" if folder.exists() else
+                                "does not exist")
+                + "; name the --workdir of an experiment, or begin one: oxyrec prepare "
+                f"experiments/quickstart.py --workdir {folder}")
+        cfg = config.from_dict(artifacts.read_json(saved), str(saved))
+    if settings:
+        cfg = config.with_settings(cfg, settings)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made: {error.strerror}") from error
+    return Workspace(folder, cfg)
+
+
+def need(folder: pathlib.Path, verb: str) -> None:
+    """Raises `InputError` where a step's result is not there, naming the step."""
+    if not folder.exists():
+        raise InputError(f"{folder} is not there yet; run oxyrec {verb} with the same "
+                         "--workdir first")
+
+
+def begin_run(space: Workspace, seed: int, ids: SemanticIds) -> None:
+    """Writes down which semantic IDs a new run learns, or checks an older run."""
+    run, path = space.run(seed), _ids_of(space, seed)
+    if (run / "run.json").exists():
+        there = artifacts.read_json(run / "run.json")["train"]
+        _refuse(run, _changes("train", there, dataclasses.asdict(space.cfg.train)))
+    if not path.exists():
+        run.mkdir(parents=True, exist_ok=True)
+        artifacts.write_json(path, _digests(ids))
+    check_run(space, seed, ids)
+
+
+def check_run(space: Workspace, seed: int, ids: SemanticIds) -> None:
+    """Refuses a run that does not fit the semantic IDs or the experiment.
+
+    Args:
+      space: the work directory.
+      seed: of the run.
+      ids: the semantic IDs that stand there now.
+
+    Raises:
+      InputError: the run learnt other items, other semantic IDs, another network, or
+        reads another history than the experiment says.
+    """
+    run, path = space.run(seed), _ids_of(space, seed)
+    need(path, "train")
+    if artifacts.read_json(path) != _digests(ids):
+        raise InputError(
+            f"{run} was trained on other semantic IDs than {space.semantic_ids} holds "
+            f"now; make those again as they were, or delete {run} and run oxyrec train "
+            "anew")
+    if not (run / "run.json").exists():
+        return
+    found = artifacts.read_json(run / "run.json")
+    history = found["train"]["pipeline"]["history"]
+    _refuse(run, [
+        *_changes("model", found["model"], dataclasses.asdict(space.cfg.model)),
+        *_changes("train.pipeline.history", history, space.cfg.train.pipeline.history)])
+
+
+def _ids_of(space: Workspace, seed: int) -> pathlib.Path:
+    return space.run(seed) / "semantic_ids.json"
+
+
+def _digests(ids: SemanticIds) -> dict[str, str]:
+    return {"dataset": ids.manifest["dataset"],
+            "codes": ids.manifest["files"]["codes.npy"]["sha256"]}
+
+
+def _refuse(run: pathlib.Path, changes: Sequence[str]) -> None:
+    if changes:
+        raise InputError(f"{run} was trained with another configuration "
+                         f"({', '.join(changes)}); give the same settings, or another "
+                         "work directory")
+
+
+def _changes(name: str, there: Any, now: Any) -> list[str]:
+    """Names fields of which a run was made with another value than stands now."""
+    if isinstance(there, dict) and isinstance(now, dict):
+        return [line for field in sorted(there.keys() | now.keys()) for line in
+                _changes(f"{name}.{field}", there.get(field), now.get(field))]
+    same = json.dumps(there) == json.dumps(now)  # a tuple reads back as a list
+    return [] if same else [f"{name} is {there!r} there, {now!r} now"]
