@@ -25,10 +25,11 @@ class ObjectiveConfig:
         training signal for the encoder; 0 leaves it out.
       negatives: items drawn uniformly for each batch to estimate that softmax's
         normaliser (its sum over N items is unbiased); 0 takes all items.
-      gate_share: where the model mixes experts, the share of targets from which only
-        the mixture's weights learn. The experts never see these, so the weights are
-        fitted to how well each expert does on unseen targets; fitted to the targets
-        that the experts learnt by heart, they trust the network far too much.
+      gate_share: where the model mixes experts, the share of the histories' last
+        targets from which only the mixture's weights learn. The experts never see
+        these, as targets or as inputs, so the weights are fitted to how well each
+        expert does on the future; fitted to targets that the experts learnt by heart,
+        they trust the network far too much.
       gate_power: q of the loss (1 - P^q) / q of those weights: 0 is the likelihood,
         which spends the weights on targets that no expert would rank high anyway;
         above 0 the targets within reach count more. 0.5 is ours.
@@ -37,7 +38,7 @@ class ObjectiveConfig:
 
     item_loss: float = 0.0
     negatives: int = 1024
-    gate_share: float = 0.1
+    gate_share: float = 0.5
     gate_power: float = 0.5
     z_loss: float = 0.0
 
@@ -58,7 +59,7 @@ def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
         L = - sum_l log p(s_l | s_<l, history)
             - item_loss · log softmax(item scores)[target]
 
-    over most targets, and over `gate_share` of them, for the weights w alone,
+    over most targets, and over those kept for the gate, for the weights w alone,
 
         L = (1 - P^q) / q,    P = sum_e w_e P_e(s),    q = gate_power.
 
@@ -87,7 +88,7 @@ def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
     targets, every = batch["targets"], batch["target_mask"]
     mask = every
     if model.cfg.experts > 1:
-        kept_for_gate = _kept_for_gate(ask(batch, method="recent_items"), targets,
+        kept_for_gate = _kept_for_gate(batch, ask(batch, method="recent_items"),
                                        cfg.gate_share)
         mask = every & ~kept_for_gate
     scores = [_levelled(model, catalogue, targets, level, logits[level])
@@ -148,19 +149,25 @@ def _expert_log_probs(model: Generator, catalogue: Catalogue, targets: Array,
     return jnp.stack(each, axis=-1)
 
 
-def _kept_for_gate(recent: Array, targets: Array, share: float) -> Array:
-    """`[B, J]` bool: the same targets in every epoch, by a hash of target and context.
+def _kept_for_gate(batch: dict[str, Array], recent: Array, share: float) -> Array:
+    """`[B, J]` bool: some histories' last targets, the same in every epoch.
+
+    Which ones is told by a hash of the target and the items before it.
 
     Args:
+      batch: with `segments`, `targets` and `target_positions`.
       recent: `[B, J, C]` int32, the last items before each target.
-      targets: `[B, J]` int32.
-      share: of targets that are kept.
+      share: of last targets that are kept.
     """
+    targets, positions = batch["targets"], batch["target_positions"]
+    padded = jnp.pad(batch["segments"], ((0, 0), (0, 1)))
+    own, after = (jnp.take_along_axis(padded, positions + step, axis=1)
+                  for step in (0, 1))
     bits = targets.astype(jnp.uint32) * jnp.uint32(0x9E3779B1)
     for place in range(recent.shape[-1]):
         bits = (bits ^ recent[..., place].astype(jnp.uint32)) * jnp.uint32(0x85EBCA6B)
         bits = bits ^ (bits >> 15)
-    return bits < jnp.uint32(round(share * 2**32))
+    return (own != after) & (bits < jnp.uint32(round(share * 2**32)))
 
 
 def _item_scores(ask: Any, state: Array, targets: Array, catalogue: Catalogue,

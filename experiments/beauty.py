@@ -1,0 +1,37 @@
+"""Amazon Beauty 2014, leave-one-out, file order: the generator with its helpers.
+
+    oxyrec prepare  experiments/beauty.py --workdir runs/beauty
+    oxyrec tokenize --workdir runs/beauty
+    oxyrec train    --workdir runs/beauty
+    oxyrec evaluate --workdir runs/beauty --json
+
+Give the folder of the data with `--set data.path=FOLDER` where it lies elsewhere, and
+`--set 'data.tie_policy=shuffled(0)'` for the shuffled-tie variant.
+"""
+
+from oxyrec_jax.config import Experiment
+from oxyrec_jax.data.pipeline import Pipeline
+from oxyrec_jax.data.prepare import DataConfig
+from oxyrec_jax.models.generator import ModelConfig
+from oxyrec_jax.tokenizer.sid_table import TokenizerConfig
+from oxyrec_jax.train.loop import TrainConfig
+from oxyrec_jax.train.objective import ObjectiveConfig
+from oxyrec_jax.train.step import OptimizerConfig
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        name="Beauty, leave-one-out",
+        data=DataConfig(source="sequences", path="../shared/data/amazon14_beauty"),
+        tokenizer=TokenizerConfig(
+            widths=(256, 256, 256), sources=("text", "co-engagement"),
+            collisions="spread"),
+        model=ModelConfig(width=128, heads=2, head_width=64, mlp_width=256,
+                          memory=True, item_features=True, dropout=0.5),
+        train=TrainConfig(
+            steps=3000, evaluate_every=1000, checkpoint_every=500,
+            pipeline=Pipeline(batch=16, history=20, row_length=32),
+            optimizer=OptimizerConfig(learning_rate=1e-3, warmup=100, weight_decay=0.1),
+            objective=ObjectiveConfig(item_loss=1.0, negatives=1024)),
+        quick_evaluations=4,
+        seeds=(0, 1, 2))
