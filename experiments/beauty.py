@@ -12,7 +12,7 @@ Give the folder of the data with `--set data.path=FOLDER` where it lies elsewher
 from oxyrec_jax.config import Experiment
 from oxyrec_jax.data.pipeline import Pipeline
 from oxyrec_jax.data.prepare import DataConfig
-from oxyrec_jax.models.generator import ModelConfig
+from oxyrec_jax.models.config import ModelConfig
 from oxyrec_jax.tokenizer.sid_table import TokenizerConfig
 from oxyrec_jax.train.loop import TrainConfig
 from oxyrec_jax.train.objective import ObjectiveConfig

@@ -16,7 +16,7 @@ import yaml
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data.prepare import DataConfig
 from oxyrec_jax.evaluate.evaluation import EvaluateConfig
-from oxyrec_jax.models.generator import ModelConfig
+from oxyrec_jax.models.config import ModelConfig
 from oxyrec_jax.parallel import MeshConfig
 from oxyrec_jax.tokenizer.embeddings import EmbeddingConfig
 from oxyrec_jax.tokenizer.sid_table import TokenizerConfig

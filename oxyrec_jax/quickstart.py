@@ -6,7 +6,7 @@ from oxyrec_jax.config import Experiment
 from oxyrec_jax.data.pipeline import Pipeline
 from oxyrec_jax.data.prepare import DataConfig
 from oxyrec_jax.evaluate.evaluation import EvaluateConfig
-from oxyrec_jax.models.generator import ModelConfig
+from oxyrec_jax.models.config import ModelConfig
 from oxyrec_jax.tokenizer.sid_table import TokenizerConfig
 from oxyrec_jax.train.loop import TrainConfig
 from oxyrec_jax.train.objective import ObjectiveConfig

@@ -1,5 +1,6 @@
 """A person's own CSV files, and a work directory made of them in seconds."""
 
+import contextlib
 import pathlib
 import random
 
@@ -23,12 +24,11 @@ SETTINGS = (
 def write_csv(folder: pathlib.Path, *, users=40, items=30, seed=0) -> pathlib.Path:
     """Writes `events.csv` (visitor, sku, at) and `items.csv` (sku, name, price)."""
     rng = random.Random(seed)
-    folder.mkdir(parents=True, exist_ok=True)
     skus = [f"sku{number}" for number in range(items)]
     lines = ["visitor,sku,at"]
     for user in range(users):
         liked = rng.sample(skus, rng.randint(5, 9))
-        lines += [f"v{user},{sku},2024-03-{day:02d} 10:00:00"
+        lines += [f"user-{user:08d},{sku},2024-03-{day:02d} 10:00:00"
                   for day, sku in enumerate(liked, 1)]
     (folder / "events.csv").write_text("\n".join(lines) + "\n")
     names = [f"{COLOURS[number // 5]} {KINDS[number % 5]}" for number in range(items)]
@@ -44,11 +44,16 @@ def settings(*more: str) -> list[str]:
 
 
 def train(folder: pathlib.Path) -> pathlib.Path:
-    """Prepares, tokenizes, trains and evaluates below `folder`; returns the workdir."""
-    log, work = write_csv(folder / "log"), folder / "work"
-    where = ["--workdir", str(work)]
-    cli.main(["prepare", *where, *settings(), "--source", "table",
-              "--path", str(log / "events.csv"), "--items", str(log / "items.csv")])
-    for verb in ("tokenize", "train", "evaluate", "report"):
-        cli.main([verb, *where])
-    return work
+    """Prepares, tokenizes, trains and evaluates below `folder`; returns the workdir.
+
+    The log is named as seen from `folder`, so that another folder with the same files
+    gives the same data set.
+    """
+    write_csv(folder)
+    where = ["--workdir", "work"]
+    with contextlib.chdir(folder):
+        cli.main(["prepare", *where, *settings(), "--source", "table",
+                  "--path", "events.csv", "--items", "items.csv"])
+        for verb in ("tokenize", "train", "evaluate", "report"):
+            cli.main([verb, *where])
+    return folder / "work"

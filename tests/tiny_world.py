@@ -103,7 +103,8 @@ def make_params(model, tables, *, seed=0, scale=1.0):
     boxed = jax.tree.leaves_with_path(shapes)
     made = [rng.normal(0, scale * leaf.shape[0] ** -0.5 if leaf.ndim > 1 else 0.3,
                        leaf.shape).astype(np.float32)
-            + ("scale" in jax.tree_util.keystr(path)) for path, leaf in boxed]
+            + any(name in jax.tree_util.keystr(path) for name in ("scale", "sharp"))
+            for path, leaf in boxed]
     tree = nn.meta.unbox(jax.tree.unflatten(jax.tree.structure(shapes), made))
     return jax.tree.map(jnp.asarray, tree)
 

@@ -8,7 +8,7 @@ A training step is three forward passes (one forward, two backward).
 import dataclasses
 from collections.abc import Sequence
 
-from oxyrec_jax.models.generator import ModelConfig
+from oxyrec_jax.models.config import ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,79 @@
+"""What the generator looks like."""
+
+import dataclasses
+
+from oxyrec_jax.base import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """What the network looks like.
+
+    Attributes:
+      width: D, width of the residual stream.
+      heads: H, attention heads of encoder and decoder.
+      head_width: width of one head.
+      mlp_width: inner width of the feed-forward layers.
+      encoder_layers: depth of the encoder.
+      decoder_layers: depth of the decoder.
+      causal: every history position supervised in one pass; otherwise the encoder
+        is bidirectional and a row has one target.
+      item_embedding: adds a learned vector of each item to its code vectors.
+      position_state: adds the encoder's state just before the target to BOS.
+      tied: the head scores codes with the decoder's input vectors.
+      head: "level" scores one codebook per step, "shared" all codes of all levels.
+      legal_softmax: training normalises over the children that the trie allows, as
+        the constrained search does; otherwise over the whole codebook.
+      buckets: relative-position buckets (32 in the paper).
+      max_distance: distance of the last bucket (128 in the paper).
+      memory: mixes in what followed the last items in training (`models.memory`).
+      successors: of each item, kept in the memory's table.
+      item_head: mixes in a softmax over all items, from the encoder's state: N * D
+        products for each request (ours).
+      item_features: adds a projection of the vectors that the tokenizer quantised.
+      dropout: rate on embeddings and on each residual branch.
+      dtype: of activations and matrix products, "float32" or "bfloat16".
+    """
+
+    width: int = 128
+    heads: int = 4
+    head_width: int = 32
+    mlp_width: int = 256
+    encoder_layers: int = 2
+    decoder_layers: int = 1
+    causal: bool = True
+    item_embedding: bool = True
+    position_state: bool = True
+    tied: bool = True
+    head: str = "level"
+    legal_softmax: bool = True
+    buckets: int = 32
+    max_distance: int = 128
+    memory: bool = False
+    successors: int = 24
+    item_head: bool = False
+    item_features: bool = False
+    dropout: float = 0.2
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        exact = self.buckets // (2 if self.causal else 4)
+        for name, good, expected in (
+                *((name, getattr(self, name) >= 1, "at least 1") for name in
+                  ("width", "heads", "head_width", "mlp_width", "decoder_layers",
+                   "successors")),
+                ("encoder_layers", self.encoder_layers >= 0, "at least 0"),
+                ("head", self.head in ("level", "shared"), "'level' or 'shared'"),
+                ("buckets", exact >= 1, f"at least {2 if self.causal else 4}"),
+                ("max_distance", self.max_distance > exact, f"more than {exact}"),
+                ("dropout", 0 <= self.dropout < 1, "0 or more and less than 1"),
+                ("dtype", self.dtype in ("float32", "bfloat16"),
+                 "'float32' or 'bfloat16'")):
+            if not good:
+                raise InputError(f"model.{name} is {getattr(self, name)!r}, expected "
+                                 f"{expected}")
+
+    @property
+    def experts(self) -> int:
+        """Mixed distributions: the decoder's, the memory's, the item head's."""
+        return 1 + self.memory + self.item_head

@@ -1,0 +1,122 @@
+"""The layers of encoder and decoder: attention and feed-forward behind residuals.
+
+Source: pre-RMSNorm, bias-free, SwiGLU, relative positions as in OxygenREC, arXiv
+2512.22386; targets of a row and beams of a request as one axis Q is ours.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from oxyrec_jax.base import Array
+from oxyrec_jax.models import layers
+from oxyrec_jax.models.config import ModelConfig
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, each behind an RMSNorm and a residual."""
+
+    cfg: ModelConfig
+
+    @nn.compact
+    def __call__(self, x: Array, bias: Array, allowed: Array, *, train: bool) -> Array:
+        cfg = self.cfg
+        inner = cfg.heads * cfg.head_width
+        normed = layers.RMSNorm(name="attention_norm")(x)
+        qkv = layers.Linear(3 * inner, ("embed", "heads"), name="qkv")(normed)
+        query, key, value = (layers.split_heads(part, cfg.heads)
+                             for part in jnp.split(qkv, 3, axis=-1))
+        mixed = layers.merge_heads(layers.attend(query, key, value, bias, allowed))
+        mixed = layers.Linear(cfg.width, ("heads", "embed"), name="out")(mixed)
+        x = x + layers.dropout(self, mixed, cfg.dropout, train=train)
+        normed = layers.RMSNorm(name="mlp_norm")(x)
+        mixed = layers.SwiGLU(cfg.mlp_width, name="mlp")(normed)
+        return x + layers.dropout(self, mixed, cfg.dropout, train=train)
+
+
+class DecoderLayer(nn.Module):
+    """Attention over a target's own codes, over the history, and feed-forward."""
+
+    cfg: ModelConfig
+
+    def setup(self) -> None:
+        cfg = self.cfg
+        inner = cfg.heads * cfg.head_width
+        self.self_norm = layers.RMSNorm()
+        self.qkv = layers.Linear(3 * inner, ("embed", "heads"))
+        self.self_out = layers.Linear(cfg.width, ("heads", "embed"))
+        self.cross_norm = layers.RMSNorm()
+        self.cross_query = layers.Linear(inner, ("embed", "heads"))
+        self.cross_key_value = layers.Linear(2 * inner, ("embed", "heads"))
+        self.cross_out = layers.Linear(cfg.width, ("heads", "embed"))
+        self.mlp_norm = layers.RMSNorm()
+        self.mlp = layers.SwiGLU(cfg.mlp_width)
+
+    def project(self, memory: Array) -> tuple[Array, Array]:
+        """Keys and values `[B, H, L, D]` of the encoder's output, once per request."""
+        key, value = jnp.split(self.cross_key_value(memory), 2, axis=-1)
+        return (layers.split_heads(key, self.cfg.heads),
+                layers.split_heads(value, self.cfg.heads))
+
+    def __call__(self, x: Array, memory: tuple[Array, Array], allowed: Array,
+                 past: Array | None, *, train: bool) -> tuple[Array, Array]:
+        """Runs the layer on new positions.
+
+        Args:
+          x: `[B, Q, T', D]` the new positions of each target or beam.
+          memory: from `project`.
+          allowed: `[B, Q or 1, L]` bool, history positions a target may see.
+          past: `[B, Q, T'', 2 * inner]` keys and values of earlier positions, or None.
+          train: dropout on.
+
+        Returns:
+          `x` after the layer, and `past` with the new positions appended.
+        """
+        cfg = self.cfg
+        query, new = jnp.split(self.qkv(self.self_norm(x)),
+                               [cfg.heads * cfg.head_width], axis=-1)
+        present = new if past is None else jnp.concatenate([past, new], axis=2)
+        mixed = self.self_out(_attend_codes(query, present, cfg.heads))
+        x = x + layers.dropout(self, mixed, cfg.dropout, train=train)
+        batch, targets, length, width = x.shape
+        query = self.cross_query(self.cross_norm(x))
+        query = query.reshape(batch, targets * length, -1)
+        query = layers.split_heads(query, cfg.heads)
+        if allowed.shape[1] > 1:
+            allowed = jnp.repeat(allowed, length, axis=1)
+        mixed = layers.attend(query, *memory, jnp.float32(0), allowed[:, None])
+        mixed = self.cross_out(layers.merge_heads(mixed)).reshape(x.shape)
+        x = x + layers.dropout(self, mixed, cfg.dropout, train=train)
+        mixed = self.mlp(self.mlp_norm(x))
+        return x + layers.dropout(self, mixed, cfg.dropout, train=train), present
+
+
+def _attend_codes(query: Array, past: Array, heads: int) -> Array:
+    """Causal attention over the few codes of one target, as element-wise sums.
+
+    T is 3 or 4: batched matrix products would be all overhead, and one array for each
+    place fuses two to three times better on CPU than slices of one.
+
+    Args:
+      query: `[B, Q, T', inner]`, the newest T' positions.
+      past: `[B, Q, T, 2 * inner]`, keys and values of all positions so far.
+      heads: H.
+
+    Returns:
+      `[B, Q, T', inner]`.
+    """
+    new, length = query.shape[2], past.shape[2]
+    shape = (*query.shape[:2], heads, query.shape[-1] // heads)
+    keys, values = ([part[:, :, place].reshape(shape) for place in range(length)]
+                    for part in jnp.split(past, 2, axis=-1))
+    outputs = []
+    for row in range(new):
+        asked, seen = query[:, :, row].reshape(shape), length - new + row + 1
+        scores = jnp.stack([jnp.sum(asked * key, axis=-1, dtype=jnp.float32)
+                            for key in keys[:seen]], axis=-1)
+        weights = jax.nn.softmax(scores * shape[-1] ** -0.5, axis=-1)
+        # Without the barrier XLA computes the softmax anew for each element of a head.
+        weights = jax.lax.optimization_barrier(weights.astype(past.dtype))
+        outputs.append(sum(weights[..., place, None] * values[place]
+                           for place in range(seen)))
+    return jnp.stack(outputs, axis=2).reshape(query.shape)
