@@ -12,7 +12,7 @@ quickstart: install
 	$(BIN)/oxyrec quickstart --workdir $(WORKDIR)
 
 test: install-test lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: install-test
 	$(BIN)/python -m flake8 oxyrec_jax experiments benchmarks tests
