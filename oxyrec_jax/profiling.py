@@ -70,6 +70,25 @@ def matmul_peak(dtype: str = "float32", *, size: int = 1024, seconds: float = 1.
     return 2 * size**3 / best
 
 
+def peak_of_all(dtype: str) -> tuple[float, str]:
+    """The peak of all devices together, and where the figure comes from.
+
+    Args:
+      dtype: of the matrix products.
+
+    Returns:
+      FLOP/s and "datasheet"; on CPU, where simulated devices share the cores, the rate
+      measured now and "measured".
+
+    Raises:
+      LookupError: an accelerator that the table does not know.
+    """
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return matmul_peak(dtype), "measured"
+    return datasheet_peak(device.device_kind, dtype) * jax.device_count(), "datasheet"
+
+
 def mfu(flops: float, seconds: float, *, devices: int, peak: float) -> float:
     """Model FLOPs utilisation, unit-free.
 

@@ -5,7 +5,6 @@
 
 import dataclasses
 import functools
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from oxyrec_jax import __version__, config, metrics, parallel
+from oxyrec_jax import __version__, config, metrics, parallel, profiling
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data.dataset import Dataset, load_dataset
 from oxyrec_jax.data.prepare import prepare as prepare_data
@@ -33,10 +32,9 @@ from oxyrec_jax.workspace import (Workspace, begin_run, check_run, need,
                                   open_workspace)
 
 __all__ = ["Ready", "Workspace", "evaluate", "flops_per_target", "load",
-           "open_workspace", "prepare", "recommend", "report", "tokenize", "train",
-           "versions"]
+           "open_workspace", "parameters", "prepare", "recommend", "report",
+           "tokenize", "train", "versions"]
 
-_log = logging.getLogger(__name__)
 _ITEM_BUCKET = 128  # rows of the item table, so that meshes divide it
 
 
@@ -100,6 +98,13 @@ def load(space: Workspace) -> Ready:
                  Generator(cfg.model, tuple(ids.widths), items))
 
 
+def parameters(space: Workspace, ready: Ready, seed: int) -> Any:
+    """The best parameters of a run, NumPy arrays, once it is sure that they fit."""
+    need(space.run(seed) / "best", "train")
+    check_run(space, seed, ready.ids)
+    return loop.read_params(space.run(seed) / "best")[0]
+
+
 def train(space: Workspace, seeds: Sequence[int] | None = None) -> dict[str, Any]:
     """Trains one run for each seed; a finished run is not done again.
 
@@ -113,6 +118,8 @@ def train(space: Workspace, seeds: Sequence[int] | None = None) -> dict[str, Any
     cfg, ready = space.cfg, load(space)
     mesh = parallel.make_mesh(cfg.mesh)
     found, seeds = {}, cfg.seeds if seeds is None else seeds
+    peak, origin = profiling.peak_of_all(cfg.model.dtype)
+    _log.info("MFU is told against a %s peak of %.0f GFLOP/s", origin, peak / 1e9)
     for seed in seeds:
         begin_run(space, seed, ready.ids)
     space.save()
@@ -121,7 +128,7 @@ def train(space: Workspace, seeds: Sequence[int] | None = None) -> dict[str, Any
         outcome = loop.train(
             ready.model, ready.dataset, ready.catalogue, cfg.train, space.run(seed),
             seed=seed, mesh=mesh, evaluate=functools.partial(_validate, space, ready),
-            flops_per_target=flops_per_target(space, ready))
+            flops_per_target=flops_per_target(space, ready), peak_flops=peak)
         found[f"seed{seed}"] = {
             cfg.train.metric: outcome.best, "best_step": outcome.best_step,
             "steps": outcome.steps, "seconds": round(time.monotonic() - start, 1)}
@@ -134,7 +141,7 @@ def evaluate(space: Workspace, split: str = "test", *, experts: bool = True
     cfg, ready = space.cfg, load(space)
     runs = {}
     for seed in cfg.seeds:
-        params = _params(space, ready, seed)
+        params = parameters(space, ready, seed)
         runs[f"seed{seed}"], _ = recommend_split(
             ready.model, params, ready.dataset, split, ready.catalogue, ready.leaves,
             history=cfg.train.pipeline.history, beams=cfg.beams, experts=experts,
@@ -158,7 +165,8 @@ def recommend(space: Workspace, *, user: str | None = None,
 
     Returns:
       `history` and `recommendations`: lists of item id, title and, for the latter,
-      rank, semantic ID and log-probability in nats.
+      rank, semantic ID and log-probability in nats; and `note`, a sentence where the
+      history is longer than the model reads.
 
     Raises:
       InputError: an unknown user or item, an empty history, or K above the catalogue.
@@ -171,10 +179,9 @@ def recommend(space: Workspace, *, user: str | None = None,
         space = dataclasses.replace(space, cfg=dataclasses.replace(cfg, beams=k))
     history = _history(ready.dataset, user, items)
     most = cfg.train.pipeline.history
-    if len(history) > most:
-        _log.warning("the history has %d items, the model reads the newest %d",
-                     len(history), most)
-    params = jax.device_put(_params(space, ready, cfg.seeds[0]))
+    note = (f"The history has {len(history)} items, the model reads the newest {most}."
+            if len(history) > most else "")
+    params = jax.device_put(parameters(space, ready, cfg.seeds[0]))
     table = ready.dataset.item_table()
     ids, titles = table["item_id"].to_pylist(), table["title"].to_pylist()
     return {
@@ -184,7 +191,8 @@ def recommend(space: Workspace, *, user: str | None = None,
              "semantic_id": ready.ids.codes[item].tolist(),
              "log_prob": round(log_prob, 4)}
             for place, (item, log_prob) in
-            enumerate(_answer(space, ready, params, history)[:k])]}
+            enumerate(_answer(space, ready, params, history)[:k])],
+        "note": note}
 
 
 def report(space: Workspace, *, examples: int = 8) -> dict[str, Any]:
@@ -243,12 +251,6 @@ def _validate(space: Workspace, ready: Ready, params: Any) -> Mapping[str, float
             for name, figure in (("recall", metrics.recall), ("ndcg", metrics.ndcg))}
 
 
-def _params(space: Workspace, ready: Ready, seed: int) -> Any:
-    need(space.run(seed) / "best", "train")
-    check_run(space, seed, ready.ids)
-    return loop.read_params(space.run(seed) / "best")[0]
-
-
 def _text_embeddings(space: Workspace, dataset: Dataset) -> np.ndarray | None:
     texts = [text or "" for text in dataset.item_table()["text"].to_pylist()]
     if not any(texts):
@@ -282,7 +284,7 @@ def _examples(space: Workspace, ready: Ready, count: int) -> list[Example]:
     events = rows.of_dataset(ready.dataset)
     targets = rows.expand(events, ready.dataset.split("test"))
     names = ready.dataset.user_ids()
-    params = jax.device_put(_params(space, ready, space.cfg.seeds[0]))
+    params = jax.device_put(parameters(space, ready, space.cfg.seeds[0]))
     found = []
     chosen = np.linspace(0, len(targets) - 1, min(count, len(targets))).astype(int)
     for number in chosen:

@@ -86,7 +86,8 @@ class Outcome:
 
 def train(model: Generator, dataset: Dataset, catalogue: Catalogue, cfg: TrainConfig,
           folder: pathlib.Path, *, seed: int, evaluate: Evaluate,
-          mesh: Mesh | None = None, flops_per_target: float = 0.0) -> Outcome:
+          mesh: Mesh | None = None, flops_per_target: float = 0.0,
+          peak_flops: float = math.inf) -> Outcome:
     """Trains until the last step or until the metric stops rising.
 
     Args:
@@ -100,6 +101,7 @@ def train(model: Generator, dataset: Dataset, catalogue: Catalogue, cfg: TrainCo
       evaluate: gives figures of a set of parameters on the validation split.
       mesh: the devices; all, as data parallel, by default.
       flops_per_target: of a training step, for the achieved FLOP/s in the log.
+      peak_flops: FLOP/s of all devices together, for the MFU in the log.
 
     Returns:
       `Outcome`.
@@ -126,7 +128,8 @@ def train(model: Generator, dataset: Dataset, catalogue: Catalogue, cfg: TrainCo
     step = step_lib.make_train_step(model, optimizer, cfg.optimizer, cfg.objective,
                                     mesh, shardings, seed=seed)
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        run = _Run(cfg, folder, checkpoints, evaluate, source, flops_per_target)
+        run = _Run(cfg, folder, checkpoints, evaluate, source, flops_per_target,
+                   peak_flops)
         if checkpoints.latest() is not None:
             state, facts = checkpoints.restore(abstract_like(state, shardings))
             batches.set_state(facts["batches"])
@@ -142,10 +145,10 @@ class _Run:
 
     def __init__(self, cfg: TrainConfig, folder: pathlib.Path, checkpoints: Checkpoints,
                  evaluate: Evaluate, source: TrainSource,
-                 flops_per_target: float):
+                 flops_per_target: float, peak_flops: float):
         self.cfg, self.folder, self.checkpoints = cfg, folder, checkpoints
         self.evaluate, self.source = evaluate, source
-        self.flops_per_target = flops_per_target
+        self.flops_per_target, self.peak_flops = flops_per_target, peak_flops
         self.done, self.best_step, self.best, self.stale = 0, 0, -math.inf, 0
         self.figures: dict[str, float] = {}
         self.untimed = 0  # steps of this window that the clock left out
@@ -260,7 +263,8 @@ class _Run:
         self.untimed = 0
         line |= {"targets/s": float(per_second), "fill": self.source.fill,
                  "epoch": self.done / self.source.steps_per_epoch,
-                 "gflops": per_second * self.flops_per_target / 1e9}
+                 "gflops": per_second * self.flops_per_target / 1e9,
+                 "mfu": per_second * self.flops_per_target / self.peak_flops}
         self.clock.restart()
         self._append({"step": self.done, **line}, writer)
         return line
