@@ -5,6 +5,7 @@
 
 import dataclasses
 import functools
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,6 +36,7 @@ __all__ = ["Ready", "Workspace", "evaluate", "flops_per_target", "load",
            "open_workspace", "parameters", "prepare", "recommend", "report",
            "tokenize", "train", "versions"]
 
+_log = logging.getLogger(__name__)
 _ITEM_BUCKET = 128  # rows of the item table, so that meshes divide it
 
 
