@@ -29,6 +29,7 @@ def show(found: Mapping[str, Any]) -> None:
                 if name in found}
     if "recommendations" in found:
         console.print(_recommendations(found))
+        console.print(found["note"], soft_wrap=True)
         rest = {}
     for line in _lines(rest, 0):
         console.print(Text(line))
@@ -63,8 +64,9 @@ def _uncertainty(found: Mapping[str, Any]) -> list[str]:
 
 
 def _recommendations(found: Mapping[str, Any]) -> Table:
-    table = Table("rank", "item", Column("title", no_wrap=True), "semantic ID",
-                  "log p\n(nats)", box=box.SIMPLE)
+    title = Column("title", no_wrap=True, ratio=1)  # what the other columns leave
+    table = Table("rank", "item", title, "semantic ID", "log p (nats)", box=box.SIMPLE,
+                  expand=True)
     for row in found["history"][-_SEEN:]:
         seen = Text(str(row["item_id"])), Text(row["title"] or "")
         table.add_row("seen", *seen, "", "", style="dim")

@@ -75,11 +75,11 @@ def load(space: Workspace) -> Ready:
     need(space.data, "prepare")
     dataset = load_dataset(space.data)
     if cfg.beams > dataset.num_items:
+        ks = ",".join(str(k) for k in cfg.evaluate.ks if k <= dataset.num_items)
         raise InputError(
             f"beams is {cfg.beams}, but the catalogue has {dataset.num_items} items; "
             f"run the same command with --set beams={dataset.num_items} --set "
-            f"evaluate.ks={[k for k in cfg.evaluate.ks if k <= dataset.num_items]}"
-            .replace(", ", ","))
+            f"evaluate.ks=[{ks}]")
     need(space.semantic_ids, "tokenize")
     ids = sid_table.load_semantic_ids(space.semantic_ids, dataset)
     events = rows.of_dataset(dataset)
