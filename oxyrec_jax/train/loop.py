@@ -247,11 +247,12 @@ class _Run:
                     writer: tensorboardX.SummaryWriter) -> dict[str, float]:
         rows = jax.device_get(window)
         first = self.done - len(rows) + 1
-        bad = [first + place for place, row in enumerate(rows)
-               if not np.isfinite(row["loss"])]
+        bad = [(first + place, name) for place, row in enumerate(rows)
+               for name in ("loss", *row) if not np.isfinite(row[name])]
         if bad:
+            step, name = bad[0]
             raise InputError(
-                f"the loss is not finite at step {bad[0]} (window {first} to "
+                f"the {name} is not finite at step {step} (window {first} to "
                 f"{self.done}); lower train.optimizer.learning_rate or clip_norm and "
                 "run the same command: it continues from the checkpoint before")
         counts = np.array([row["targets"] for row in rows], float)

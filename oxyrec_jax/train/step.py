@@ -145,9 +145,11 @@ def init_state(model: Generator, optimizer: optax.GradientTransformation,
     abstract = jax.eval_shape(init)
     shardings: Any = TrainState(
         whole, layout,  # type: ignore[arg-type]  # shardings in the arrays' places
-        optax.tree.map_params(optimizer, lambda _, sharding: sharding,
-                              abstract.optimizer, layout,
-                              transform_non_params=lambda _: whole),
+        optax.tree.map_params(
+            optimizer,  # adafactor's factors are smaller than their parameters
+            lambda leaf, param, cut: cut if leaf.shape == param.shape else whole,
+            abstract.optimizer, abstract.params, layout,
+            transform_non_params=lambda _: whole),
         layout if ema else ())
     return jax.jit(init, out_shardings=shardings)(), shardings
 
