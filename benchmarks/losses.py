@@ -199,7 +199,7 @@ def _torch(hidden: jax.Array, table: jax.Array, chosen: jax.Array):
     torch.set_num_threads(1)
     states, codes = (torch.tensor(np.array(x), requires_grad=True)
                      for x in (hidden, table))
-    wanted = torch.tensor(np.array(chosen))
+    wanted = torch.tensor(np.array(chosen, np.int64))
 
     def call():
         states.grad = codes.grad = None
