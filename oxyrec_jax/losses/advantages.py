@@ -45,7 +45,7 @@ def group_advantages(rewards: Array, *, scale: str = "std", ddof: int = 1,
         return standardised(rewards, jnp.ones_like(rewards, bool), ddof=ddof, eps=eps)
     if scale != "batch":
         raise ValueError(f"scale={scale!r}, expected 'std', 'none' or 'batch'")
-    _check_ddof("rewards", rewards.shape, rewards.size, ddof)
+    check_ddof("rewards", rewards.shape, rewards.size, ddof)
     spread = jnp.std(rewards, ddof=ddof)
     return _centred(rewards, jnp.ones_like(rewards, bool)) / (spread + eps)
 
@@ -223,7 +223,7 @@ def standardised(rewards: Array, present: Array, *, ddof: int, eps: float) -> Ar
     Returns:
       `[..., G]` float, unit-free.
     """
-    _check_ddof("rewards", rewards.shape, rewards.shape[-1], ddof)
+    check_ddof("rewards", rewards.shape, rewards.shape[-1], ddof)
     checks.check_option("eps", eps, 0)
     centred = _centred(rewards, present)
     count = aggregation.count(present, centred.dtype, axis=-1)[..., None]
@@ -250,7 +250,8 @@ def _rewards(name: str, rewards: Array) -> Array:
     return jax.lax.stop_gradient(checks.as_float(name, rewards))
 
 
-def _check_ddof(name: str, shape: tuple[int, ...], count: int, ddof: int) -> None:
+def check_ddof(name: str, shape: tuple[int, ...], count: int, ddof: int) -> None:
+    """Raises `ValueError` unless `count` rollouts leave a deviation to take."""
     if not 0 <= ddof < count:
         raise ValueError(f"{name}.shape={shape} with ddof={ddof}, expected more than "
                          f"{ddof} rollouts to take a deviation of, and ddof >= 0")

@@ -75,15 +75,9 @@ def policy_diagnostics(log_probs: Array, old_log_probs: Array, advantages: Array
     checks.check_clip(clip_low, clip_high)
     checks.check_temperatures(tau_pos, tau_neg)
     live = jnp.any(mask, axis=-1)
-    ratio = ratios.token_ratio(log_probs, old, mask)
-    cut = jnp.where(signal > 0, ratio > 1 + clip_high, ratio < 1 - clip_low)
-    bend = jnp.where(signal > 0, tau_pos, tau_neg) * (jnp.minimum(ratio, 100) - 1) / 2
-    figures = _quantiles(ratio, mask) | {
-        "clip_share": _mean(cut & (signal != 0), mask),
-        "gate_share": _mean(jnp.square(jnp.tanh(bend)) > 0.5, mask),
-        "kl_old": _mean(kl.token_kl(old, log_probs, mask, kind="k3"), mask),
-        "entropy": -_mean(log_probs, mask),
-    } | _group_figures(signal[..., 0], rewards, live)
+    figures = _code_figures(log_probs, old, signal, mask, (clip_low, clip_high),
+                            (tau_pos, tau_neg))
+    figures |= _group_figures(signal[..., 0], rewards, live)
     if ref_log_probs is not None:
         ref = checks.as_float("ref_log_probs", ref_log_probs, mask.shape)
         figures["kl_ref"] = _mean(kl.token_kl(log_probs, ref, mask, kind="k3"), mask)
@@ -98,6 +92,21 @@ def policy_diagnostics(log_probs: Array, old_log_probs: Array, advantages: Array
     if business is not None and semantic is not None:
         figures |= _gate_figures(business, semantic, live)
     return figures
+
+
+def _code_figures(log_probs: Array, old: Array, signal: Array, mask: Array,
+                  clip: tuple[float, float],
+                  tau: tuple[float, float]) -> dict[str, Array]:
+    """How far the codes have moved, and how many a clip or a gate holds back."""
+    ratio = ratios.token_ratio(log_probs, old, mask)
+    cut = jnp.where(signal > 0, ratio > 1 + clip[1], ratio < 1 - clip[0])
+    bend = jnp.where(signal > 0, *tau) * (jnp.minimum(ratio, 100) - 1) / 2
+    return _quantiles(ratio, mask) | {
+        "clip_share": _mean(cut & (signal != 0), mask),
+        "gate_share": _mean(jnp.square(jnp.tanh(bend)) > 0.5, mask),
+        "kl_old": _mean(kl.token_kl(old, log_probs, mask, kind="k3"), mask),
+        "entropy": -_mean(log_probs, mask),
+    }
 
 
 def _quantiles(ratio: Array, mask: Array) -> dict[str, Array]:

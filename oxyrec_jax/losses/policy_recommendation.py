@@ -83,6 +83,7 @@ def a2po_loss(log_probs: Array, old_log_probs: Array, business_rewards: Array,
     checks.check_clip(clip_low, clip_high)
     live = jnp.any(mask, axis=-1)
     semantic = checks.as_float("semantic_rewards", semantic_rewards, live.shape)
+    advantage.check_ddof("business_rewards", live.shape, live.shape[1], 1)
     both = advantage.standardised(jnp.stack([business[..., 0], semantic]), live, ddof=1,
                                   eps=1e-4)
     joint = advantage.asymmetric_advantages(both[0], both[1], eps=eps)
