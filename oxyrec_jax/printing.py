@@ -32,7 +32,7 @@ def show(found: Mapping[str, Any]) -> None:
         console.print(found["note"], soft_wrap=True)
         rest = {}
     for line in _lines(rest, 0):
-        console.print(Text(line))
+        console.print(Text(line), soft_wrap=True)
 
 
 def _evaluation(found: Mapping[str, Any]) -> Table:

@@ -141,9 +141,9 @@ def evaluate(space: Workspace, split: str = "test", *, experts: bool = True
              ) -> dict[str, Any]:
     """Judges every trained run beside the untrained baselines; returns the results."""
     cfg, ready = space.cfg, load(space)
+    trained = {seed: parameters(space, ready, seed) for seed in cfg.seeds}
     runs = {}
-    for seed in cfg.seeds:
-        params = parameters(space, ready, seed)
+    for seed, params in trained.items():
         runs[f"seed{seed}"], _ = recommend_split(
             ready.model, params, ready.dataset, split, ready.catalogue, ready.leaves,
             history=cfg.train.pipeline.history, beams=cfg.beams, experts=experts,
