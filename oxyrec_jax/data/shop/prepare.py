@@ -115,6 +115,7 @@ def _fill(shop: Shop, protocol: str, together: int, out: dataset.DatasetWriter) 
         advance = stack.enter_context(progress.bar("simulating people", shop.cfg.users))
         for first in range(0, shop.cfg.users, together):
             numbers = np.arange(first, min(first + together, shop.cfg.users))
+            asked = len(numbers)
             requests = simulate.simulate_requests(
                 shop.world, numbers, slate=shop.cfg.slate,
                 candidates=shop.cfg.candidates)
@@ -128,7 +129,7 @@ def _fill(shop: Shop, protocol: str, together: int, out: dataset.DatasetWriter) 
                 else:
                     lengths.append(counts)
                     times.append(columns["time"])
-            advance(together)
+            advance(asked)
     if protocol == "P2":
         splits = protocols.global_temporal(np.concatenate(lengths),
                                            np.concatenate(times))
