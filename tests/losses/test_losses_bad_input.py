@@ -88,7 +88,7 @@ def test_one_rollout_has_no_deviation(loss):
     (losses.ecpo_loss, "delta", 0.0), (losses.rloo_loss, "clip_high", -1.0),
     (losses.reinforce_pp_loss, "clip_low", -1.0), (losses.kl_penalty, "kind", "k4"),
     (losses.sapo_loss, "tau_pos", float("nan")),
-], ids=str)
+], ids=lambda part: getattr(part, "__name__", str(part)))
 def test_options_out_of_range_are_named(loss, option, value):
     given = arguments(loss)
     with pytest.raises(ValueError, match=f"{option}={value!r}, expected"):
