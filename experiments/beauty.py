@@ -1,11 +1,16 @@
-"""Amazon Beauty 2014, leave-one-out, file order: the generator with its helpers.
+"""Amazon Beauty 2014, leave-one-out, file order: Recall@10 .0870 ± .0003 (3 seeds).
+
+NDCG@10 .0521 ± .0002; untrained Markov .0781 / .0476 in the same table. The decoder
+alone gets .0442 / .0207: the transition memory carries most of it (docs/results.md).
+3,000 steps, 10 epochs; 11 to 14 min a seed on 2 busy CPU cores.
 
     oxyrec prepare  experiments/beauty.py --workdir runs/beauty
     oxyrec tokenize --workdir runs/beauty
     oxyrec train    --workdir runs/beauty
     oxyrec evaluate --workdir runs/beauty --json
 
-Give the folder of the data with `--set data.path=FOLDER` where it lies elsewhere, and
+Every choice of a number here is ours; docs/results.md tells what else was tried. Give
+the folder of the data with `--set data.path=FOLDER` where it lies elsewhere, and
 `--set 'data.tie_policy=shuffled(0)'` for the shuffled-tie variant.
 """
 
