@@ -41,6 +41,7 @@ def curve(cfg, *, mesh=None, steps=STEPS, rows=8, same_batch=False, **options):
 PLAIN = OptimizerConfig(learning_rate=0.01, warmup=2)
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_curve_of_one_and_compile_once():
     cfg = dataclasses.replace(PLAIN, ema=0.9)
     expected, last, _ = curve(cfg)
@@ -56,6 +57,7 @@ def test_eight_devices_give_the_curve_of_one_and_compile_once():
             np.testing.assert_allclose(one, other, rtol=1e-2, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_micro_batches_give_the_curve_of_the_whole():
     whole, _, _ = curve(PLAIN)
     for mesh in (None, parallel.make_mesh(parallel.MeshConfig(2, 2, 2))):
