@@ -120,6 +120,7 @@ def train(space: Workspace, seeds: Sequence[int] | None = None) -> dict[str, Any
     cfg, ready = space.cfg, load(space)
     mesh = parallel.make_mesh(cfg.mesh)
     found, seeds = {}, cfg.seeds if seeds is None else seeds
+    flops = flops_per_target(space, ready)
     peak, origin = profiling.peak_of_all(cfg.model.dtype)
     _log.info("MFU is told against a %s peak of %.0f GFLOP/s", origin, peak / 1e9)
     for seed in seeds:
@@ -130,7 +131,7 @@ def train(space: Workspace, seeds: Sequence[int] | None = None) -> dict[str, Any
         outcome = loop.train(
             ready.model, ready.dataset, ready.catalogue, cfg.train, space.run(seed),
             seed=seed, mesh=mesh, evaluate=functools.partial(_validate, space, ready),
-            flops_per_target=flops_per_target(space, ready), peak_flops=peak)
+            flops_per_target=flops, peak_flops=peak)
         found[f"seed{seed}"] = {
             cfg.train.metric: outcome.best, "best_step": outcome.best_step,
             "steps": outcome.steps, "seconds": round(time.monotonic() - start, 1)}

@@ -85,9 +85,10 @@ def count_successors(items: np.ndarray, offsets: np.ndarray, targets: np.ndarray
         pair = (np.asarray(items)[later - back], np.asarray(items)[later])
         total = total + sparse.coo_array(
             (np.full(len(later), 1 / back), pair), shape=total.shape).tocsr()
-    row, column = total.tocoo().coords
-    order = np.lexsort((column, -total.tocoo().data, row))
-    row, column, count = row[order], column[order], total.tocoo().data[order]
+    found = total.tocoo()
+    (row, column), count = found.coords, found.data
+    order = np.lexsort((column, -count, row))
+    row, column, count = row[order], column[order], count[order]
     place = np.arange(len(row)) - np.searchsorted(row, row)
     kept = place < most
     table = np.full((num_items, most), -1, np.int32)
