@@ -22,7 +22,8 @@ def measure(codes: np.ndarray, widths: Sequence[int], *,
       categories: N names, None where unknown; None or all unknown: no `purity`.
 
     Returns:
-      `items`, `sids`; `duplicates`: share of items whose ID is not theirs alone;
+      `items`, `widths`, `sids`; `duplicates`: share of items whose ID is not theirs
+      alone;
       `mean_items_per_sid`, `p99`, `p999`, `max_items_per_sid` over used IDs;
       `coverage`, `dead_codes`, `perplexity`, `gini` of each level's codes;
       `reconstruction`: share of the variance left over after each level;
@@ -31,6 +32,7 @@ def measure(codes: np.ndarray, widths: Sequence[int], *,
     lists = np.unique(codes, axis=0, return_counts=True)[1]
     figures: dict[str, Any] = {
         "items": len(codes),
+        "widths": [int(width) for width in widths],
         "sids": len(lists),
         "duplicates": float(lists[lists > 1].sum() / len(codes)),
         "mean_items_per_sid": float(lists.mean()),
