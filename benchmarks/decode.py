@@ -36,7 +36,7 @@ import numpy as np  # noqa: E402
 import peer_t5  # noqa: E402
 from flax import linen as nn  # noqa: E402
 
-from oxyrec_jax import profiling  # noqa: E402
+from oxyrec_jax import huge_pages, profiling  # noqa: E402
 from oxyrec_jax.decode import beam  # noqa: E402
 from oxyrec_jax.models import flops, generator  # noqa: E402
 from oxyrec_jax.tokenizer import trie as tries  # noqa: E402
@@ -325,4 +325,5 @@ def _summary(rows: list[Row], options: argparse.Namespace, matmul: float,
 
 
 if __name__ == "__main__":
+    huge_pages.restart_with_huge_pages()
     main()

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import losses_by_hand as by_hand
 import numpy as np
 
-from oxyrec_jax import losses
+from oxyrec_jax import huge_pages, losses
 
 B, G, T, WIDTH, CODES = 512, 16, 3, 64, 1024
 LIMIT, SHARE = 1.2, 0.25
@@ -232,4 +232,5 @@ def _seconds(call, repeats: int) -> float:
 
 
 if __name__ == "__main__":
+    huge_pages.restart_with_huge_pages()
     main()

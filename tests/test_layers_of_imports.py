@@ -14,7 +14,7 @@ NAME = PACKAGE.name
 # strangers: where two of them must meet, one moves down a row.
 ROWS = (
     ("base",),
-    ("artifacts", "progress"),  # files and progress bars: wanted from the next row on
+    ("artifacts", "progress", "huge_pages"),  # files, progress bars: wanted from here on
     ("parallel", "profiling", "losses", "metrics", "llm"),
     ("data", "models", "thinking", "rewards", "checkpoint"),
     ("tokenizer",),
@@ -25,6 +25,7 @@ ROWS = (
     ("workflow", "quickstart"),  # what a configuration names; one configuration
     ("inspection", "printing"),  # what the command line shows
     ("cli",),
+    ("__main__",),
 )
 RANK = {part: rank for rank, row in enumerate(ROWS) for part in row}
 ANYWHERE = {"__version__"}  # of the package itself
