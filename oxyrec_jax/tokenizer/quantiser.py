@@ -1,0 +1,209 @@
+"""One interface to every quantiser: vectors to codes and back.
+
+    residual-kmeans  each level clusters what the levels before left over
+
+    codebooks = fit(rng, x, Quantiser(), widths=(256, 256, 256))
+    codes = encode(codebooks, x)              # [N, 3] int32
+    rebuilt = decode(codebooks, codes[:, :2])  # [N, D] float32, from two of the codes
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from oxyrec_jax.base import Array, InputError
+from oxyrec_jax.tokenizer import kmeans, residual
+
+KINDS = ("residual-kmeans",)
+MOST_CODES = 1 << 16  # ours: a level wider than this is a mistake of the configuration
+_ROWS_AT_ONCE = 1 << 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantiser:
+    """Which quantiser, and how it is fitted.
+
+    Attributes:
+      kind: one of `KINDS`.
+      sample: for the kinds made of k-means: training points per code of the widest
+        level; more are sampled down. 256, as in faiss.
+      lloyd: for the kinds made of k-means: how each codebook is fitted.
+    """
+
+    kind: str = "residual-kmeans"
+    sample: int = 256
+    lloyd: kmeans.KMeans = kmeans.KMeans()
+
+
+@dataclasses.dataclass(frozen=True)
+class Codebooks:
+    """A fitted quantiser: plain arrays, so that any bundle can hold it.
+
+    Attributes:
+      kind: which quantiser.
+      widths: T numbers: codes on each level.
+      arrays: by name. Kinds made of residual k-means: `codebook_<level>` `[V, D]`.
+    """
+
+    kind: str
+    widths: tuple[int, ...]
+    arrays: dict[str, np.ndarray]
+
+
+def fit(rng: Array, x: np.ndarray, cfg: Quantiser, *, widths: tuple[int, ...],
+        mesh: jax.sharding.Mesh | None = None, start: Codebooks | None = None
+        ) -> Codebooks:
+    """Fits a quantiser.
+
+    Args:
+      rng: key, consumed. The same key, points and config give the same bits.
+      x: `[N, D]` float points, N >= 1, all finite; may be memory-mapped.
+      cfg: which quantiser, and how.
+      widths: T numbers: codes on each level.
+      mesh: devices that share the work along their data axis; None: one device.
+      start: of the same kind and widths: where the fit starts from instead of from
+        nothing.
+
+    Raises:
+      InputError: the kind is unknown, a width is not positive, `x` has no rows or a
+        row that is not finite, or `start` does not fit, with the row or field.
+      ValueError: `x` is not a matrix.
+    """
+    widths = tuple(int(width) for width in widths)
+    if cfg.kind not in KINDS:
+        raise InputError(f"the quantiser is {cfg.kind!r}, expected one of "
+                         f"{', '.join(KINDS)}")
+    if not widths or not all(1 <= width <= MOST_CODES for width in widths):
+        raise InputError(f"the quantiser's widths are {widths}, expected one or more "
+                         f"numbers from 1 to {MOST_CODES}")
+    if start is not None and (start.kind, start.widths) != (cfg.kind, widths):
+        raise InputError(f"the quantiser to start from is {start.kind} {start.widths}, "
+                         f"expected {cfg.kind} {widths}; fit without it")
+    _check_points(x)
+    match cfg.kind:
+        case "residual-kmeans":
+            books = residual.fit(rng, x, residual.ResidualKMeans(
+                widths=widths, sample=cfg.sample, lloyd=cfg.lloyd))
+            arrays = _named("codebook", books)
+    return Codebooks(cfg.kind, widths, arrays)
+
+
+def encode(codebooks: Codebooks, x: np.ndarray, *, chunk: int = 512) -> np.ndarray:
+    """Gives each point its code at every level.
+
+    Args:
+      codebooks: from `fit`.
+      x: `[N, D]` float points, all finite; may be memory-mapped. N = 0 is allowed.
+      chunk: points scored at once.
+
+    Returns:
+      Codes `[N, T]` int32; a row's codes do not depend on the rows beside it.
+
+    Raises:
+      InputError: a row is not finite, or has another length than the fitted ones.
+      ValueError: `x` is not a matrix.
+    """
+    if x.ndim != 2:
+        raise ValueError(f"{x.shape=}, expected [N, D]")
+    if x.shape[1] != dimension(codebooks):
+        raise InputError(f"the vectors have {x.shape[1]} columns, the quantiser was "
+                         f"fitted on {dimension(codebooks)}; embed the items as then")
+    _check_finite(x)
+    match codebooks.kind:
+        case "residual-kmeans":
+            return residual.encode(_books(codebooks, "codebook"), x, chunk=chunk)
+    raise _unknown(codebooks)
+
+
+def decode(codebooks: Codebooks, codes: np.ndarray) -> np.ndarray:
+    """Rebuilds points from their codes, or from the first few of them.
+
+    Args:
+      codebooks: from `fit`.
+      codes: `[N, T']` int, T' <= T.
+
+    Returns:
+      `[N, D]` float32: residual-kmeans: the sum of the T' centroids.
+
+    Raises:
+      ValueError: the shape does not fit, or a code lies outside its level.
+    """
+    _check_codes(codebooks, codes)
+    match codebooks.kind:
+        case "residual-kmeans":
+            return residual.decode(_books(codebooks, "codebook"), codes)
+    raise _unknown(codebooks)
+
+
+def last_level(codebooks: Codebooks, x: np.ndarray, codes: np.ndarray
+               ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what the last level quantises, so that a last code may be reassigned.
+
+    Args:
+      codebooks: from `fit`.
+      x: `[N, D]` float points.
+      codes: `[N, T]` int: their codes; the last is not read.
+
+    Returns:
+      `[N, E]` float32 points and `[V, E]` float32 centroids: `encode` chooses as the
+      last code the centroid nearest to the point. Residual kinds: E = D.
+    """
+    _check_codes(codebooks, codes)
+    match codebooks.kind:
+        case "residual-kmeans":
+            books = _books(codebooks, "codebook")
+            return x - residual.decode(books, codes[:, :-1]), np.asarray(books[-1])
+    raise _unknown(codebooks)
+
+
+def dimension(codebooks: Codebooks) -> int:
+    """Returns D, the length of the vectors that the quantiser takes."""
+    match codebooks.kind:
+        case "residual-kmeans":
+            return codebooks.arrays["codebook_0"].shape[1]
+    raise _unknown(codebooks)
+
+
+def _named(name: str, arrays: tuple) -> dict[str, np.ndarray]:
+    return {f"{name}_{level}": np.asarray(array) for level, array in enumerate(arrays)}
+
+
+def _books(codebooks: Codebooks, name: str) -> tuple[Array, ...]:
+    return tuple(jnp.asarray(codebooks.arrays[f"{name}_{level}"])
+                 for level in range(len(codebooks.widths)))
+
+
+def _unknown(codebooks: Codebooks) -> InputError:
+    return InputError(f"the codebooks are of the kind {codebooks.kind!r}, expected one "
+                      f"of {', '.join(KINDS)}; tokenize again")
+
+
+def _check_points(x: np.ndarray) -> None:
+    if x.ndim != 2:
+        raise ValueError(f"{x.shape=}, expected [N, D]")
+    if not x.size:
+        raise InputError(f"the quantiser got {x.shape[0]} vectors of {x.shape[1]} "
+                         "columns, expected at least one of each; embed the items")
+    _check_finite(x)
+
+
+def _check_finite(x: np.ndarray) -> None:
+    for start in range(0, len(x), _ROWS_AT_ONCE):
+        bad = ~np.isfinite(x[start : start + _ROWS_AT_ONCE]).all(axis=1)
+        if bad.any():
+            raise InputError(
+                f"the vector of item {start + int(bad.argmax())} is not finite "
+                f"(the first of at least {int(bad.sum())}); embed the items again")
+
+
+def _check_codes(codebooks: Codebooks, codes: np.ndarray) -> None:
+    levels = len(codebooks.widths)
+    if codes.ndim != 2 or codes.shape[1] > levels or codes.dtype.kind not in "iu":
+        raise ValueError(f"{codes.shape=} {codes.dtype=}, expected integers [N, T'] "
+                         f"with T' <= {levels}")
+    widths = np.asarray(codebooks.widths[: codes.shape[1]])
+    if len(codes) and ((codes.min(0) < 0) | (codes.max(0) >= widths)).any():
+        raise ValueError(f"codes from {codes.min(0)} to {codes.max(0)}, expected 0 to "
+                         f"{widths - 1}")
