@@ -80,16 +80,25 @@ def coverage(lists: np.ndarray, k: int, num_items: int) -> float:
 def gini(lists: np.ndarray, k: int, num_items: int) -> float:
     """Gini index of how often each item of the catalogue is recommended.
 
-    With counts `x_1 <= ... <= x_N`: `sum_i (2 i - N - 1) x_i / (N sum_i x_i)`. 0: all
-    items equally often; near 1: a few items fill all lists; 0 where nothing is
+    0: all items equally often; near 1: a few items fill all lists; 0 where nothing is
     recommended. Items never recommended count.
     """
-    counts = np.sort(_exposure(lists, k, num_items)).astype(np.float64)
-    total = counts.sum()
+    return gini_index(_exposure(lists, k, num_items))
+
+
+def gini_index(counts: np.ndarray) -> float:
+    """How unequal N counts are: 0 (equal, or all 0) to 1 - 1/N (all on one).
+
+    With x_1 <= ... <= x_N: `sum_i (2 i - N - 1) x_i / (N sum_i x_i)`.
+
+    Source: Gini 1912 in its form for sorted values.
+    """
+    ordered = np.sort(counts).astype(np.float64)
+    size, total = len(ordered), ordered.sum()
     if total == 0:
         return 0.0
-    place = np.arange(1, num_items + 1)
-    return float(((2 * place - num_items - 1) * counts).sum() / (num_items * total))
+    place = np.arange(1, size + 1)
+    return float(((2 * place - size - 1) * ordered).sum() / (size * total))
 
 
 def validity(lists: np.ndarray, k: int, num_items: int) -> float:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from oxyrec_jax import metrics
 from oxyrec_jax.data.dataset import Dataset, Shard
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
@@ -65,23 +66,18 @@ def log_statistics(log: Dataset) -> dict[str, Any]:
 def popularity(counts: np.ndarray) -> dict[str, Any]:
     """Describes how unevenly events fall on items.
 
-    With x_1 <= … <= x_N the counts and S their sum,
-    `gini = 2 Σ i x_i / (N S) - (N + 1) / N`.
-
     Args:
       counts: `[N]` int, events of each item; at least one event.
 
     Returns:
       `gini`, `top_1_percent`, `zipf_slope`, `never` and `curve`; see `log_statistics`.
 
-    Source: Gini 1912 in its form for sorted values; the slope is Zipf's law's exponent
-      as a line through evenly spaced points of log rank (ours), so that the many items
-      of the tail do not outvote the head.
+    Source: `metrics.gini_index`; the slope is Zipf's law's exponent as a line through
+      evenly spaced points of log rank (ours), so that the many items of the tail do not
+      outvote the head.
     """
     falling = np.sort(counts)[::-1].astype(np.float64)
     number, total = len(falling), falling.sum()
-    rank = np.arange(1, number + 1)
-    gini = (number + 1 - 2 * (rank * falling).sum() / total) / number
     some = int((falling > 0).sum())
     places = np.unique(np.geomspace(1, some, _CURVE_POINTS).round().astype(np.int64))
     share = falling[places - 1] / total
@@ -89,7 +85,8 @@ def popularity(counts: np.ndarray) -> dict[str, Any]:
     if len(places) > 1:
         x = np.log(places) - np.log(places).mean()
         slope = float((x * np.log(share)).sum() / (x * x).sum())
-    return {"gini": float(gini), "zipf_slope": slope, "never": 1 - some / number,
+    return {"gini": metrics.gini_index(counts), "zipf_slope": slope,
+            "never": 1 - some / number,
             "top_1_percent": float(falling[:max(1, number // 100)].sum() / total),
             "curve": {"rank": places.tolist(), "share": share.tolist()}}
 

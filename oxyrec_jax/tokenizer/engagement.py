@@ -5,6 +5,8 @@ within a few events of each other, cut down to its leading singular vectors. Tex
 what an item is; this says what it is used with. Only the training split is read.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy import sparse
 from scipy.sparse import linalg
@@ -60,8 +62,31 @@ def co_engagement_embeddings(
         raise ValueError(f"{dimension=} {window=} {smoothing=}")
     if len(items) and not 0 <= np.min(items) <= np.max(items) < num_items:
         raise ValueError(f"items in [{np.min(items)}, {np.max(items)}], {num_items=}")
-    counts = _co_counts(items, offsets, targets, num_items=num_items, window=window)
+    counts = co_counts(items, offsets, targets, num_items=num_items, window=window)
     return _truncated_svd(_ppmi(counts, smoothing), dimension, seed)
+
+
+def co_engaged(items: np.ndarray, offsets: np.ndarray, targets: np.ndarray, *,
+               window: int = 5, most: int = 1 << 23
+               ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Gives the pairs of items that training users took close together, in chunks.
+
+    Each event at distance <= window before a training target makes one pair with it; a
+    pair that occurs often is given as often, and so is an item paired with itself.
+
+    Args:
+      items, offsets, targets: as in `co_engagement_embeddings`.
+      window: how many events before a target are paired with it.
+      most: targets to read, about; of more, those of evenly spaced rows are read.
+
+    Returns:
+      Chunks of two `[P]` int arrays: the earlier item and the later one.
+    """
+    targets = np.asarray(targets, np.int64).reshape(-1, 3)
+    count = int(np.maximum(targets[:, 2] - targets[:, 1], 0).sum())
+    targets = targets[:: max(1, -(-count // most))]
+    for earlier, later, _ in _pairs(items, offsets, targets, window=window):
+        yield earlier, later
 
 
 def training_popularity(items: np.ndarray, offsets: np.ndarray, targets: np.ndarray, *,
@@ -77,9 +102,23 @@ def training_popularity(items: np.ndarray, offsets: np.ndarray, targets: np.ndar
     return np.bincount(np.asarray(items)[events], minlength=num_items)
 
 
-def _co_counts(items: np.ndarray, offsets: np.ndarray, targets: np.ndarray, *,
-               num_items: int, window: int) -> sparse.csr_array:
+def co_counts(items: np.ndarray, offsets: np.ndarray, targets: np.ndarray, *,
+              num_items: int, window: int) -> sparse.csr_array:
     """Returns the symmetric `[N, N]` float64 counts n(i, j) with an empty diagonal."""
+    total = sparse.csr_array((num_items, num_items), dtype=np.float64)
+    for earlier, later, distance in _pairs(items, offsets, targets, window=window):
+        weight = np.full(len(later), 1 / distance)
+        weight[earlier == later] = 0  # a repeat tells nothing of other items
+        total = total + sparse.coo_array(
+            (weight, (earlier, later)), shape=total.shape, dtype=np.float64).tocsr()
+    total = (total + total.T).tocsr()
+    total.eliminate_zeros()
+    return total
+
+
+def _pairs(items: np.ndarray, offsets: np.ndarray, targets: np.ndarray, *, window: int
+           ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Gives chunks of the items of earlier and later events, and their distance."""
     sequence, first, last = np.asarray(targets, np.int64).reshape(-1, 3).T
     starts = np.asarray(offsets, np.int64)[:-1]
     if len(sequence) and not 0 <= sequence.min() <= sequence.max() < len(starts):
@@ -87,7 +126,6 @@ def _co_counts(items: np.ndarray, offsets: np.ndarray, targets: np.ndarray, *,
     lengths = np.diff(np.asarray(offsets, np.int64))[sequence]
     if np.any((first < 0) | (last > lengths)):
         raise ValueError("targets name positions outside their sequence")
-    total = sparse.csr_array((num_items, num_items), dtype=np.float64)
     for chunk in _chunks(np.maximum(last - first, 0), _PAIRS_AT_ONCE):
         position = _ranges(first[chunk], last[chunk])
         start = np.repeat(starts[sequence[chunk]],
@@ -96,14 +134,8 @@ def _co_counts(items: np.ndarray, offsets: np.ndarray, targets: np.ndarray, *,
             later = (start + position)[position >= distance]
             if not len(later):
                 break
-            pair = np.asarray(items)[later - distance], np.asarray(items)[later]
-            weight = np.full(len(later), 1 / distance)
-            weight[pair[0] == pair[1]] = 0  # a repeat tells nothing of other items
-            total = total + sparse.coo_array(
-                (weight, pair), shape=total.shape, dtype=np.float64).tocsr()
-    total = (total + total.T).tocsr()
-    total.eliminate_zeros()
-    return total
+            earlier = later - distance
+            yield np.asarray(items)[earlier], np.asarray(items)[later], distance
 
 
 def _ppmi(counts: sparse.csr_array, smoothing: float) -> sparse.csr_array:

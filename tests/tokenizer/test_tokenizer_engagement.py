@@ -18,7 +18,7 @@ def _split(lengths):
 def test_counts_by_hand():
     # One sequence 0 1 2 | 3 4: targets are positions 1 and 2, so the pairs are
     # (0, 1) and (1, 2) at distance 1 and (0, 2) at distance 2 with weight 1/2.
-    counts = engagement._co_counts(np.arange(5), np.array([0, 5]), _split([5]),
+    counts = engagement.co_counts(np.arange(5), np.array([0, 5]), _split([5]),
                                    num_items=5, window=2).toarray()
     expected = np.zeros((5, 5))
     expected[0, 1] = expected[1, 0] = expected[1, 2] = expected[2, 1] = 1
@@ -51,7 +51,7 @@ def test_counts_equal_a_plain_loop(sequences, window):
                 if i != j:
                     expected[i, j] += 1 / (later - earlier)
                     expected[j, i] += 1 / (later - earlier)
-    counts = engagement._co_counts(
+    counts = engagement.co_counts(
         np.concatenate(sequences).astype(np.int32), np.cumsum([0, *lengths]),
         targets[targets[:, 2] > 1], num_items=10, window=window).toarray()
     np.testing.assert_allclose(counts, expected, atol=1e-12)
@@ -79,7 +79,7 @@ def test_embeddings_are_the_best_approximation_of_their_rank(num_items):
     targets = _split(np.full(400, 10))
     found = engagement.co_engagement_embeddings(
         items, offsets, targets, num_items=num_items, dimension=12).astype(np.float64)
-    ppmi = engagement._ppmi(engagement._co_counts(
+    ppmi = engagement._ppmi(engagement.co_counts(
         items, offsets, targets, num_items=num_items, window=5), 0.75).toarray()
     left, scale, _ = np.linalg.svd(ppmi)
     np.testing.assert_allclose(  # U S U' of the leading directions, free of the signs
@@ -90,9 +90,9 @@ def test_chunked_counts_equal_one_pass(monkeypatch):
     rng = np.random.default_rng(2)
     items, offsets = rng.integers(0, 50, 1000), np.arange(0, 1001, 10)
     arguments = dict(num_items=50, window=3)
-    whole = engagement._co_counts(items, offsets, _split([10] * 100), **arguments)
+    whole = engagement.co_counts(items, offsets, _split([10] * 100), **arguments)
     monkeypatch.setattr(engagement, "_PAIRS_AT_ONCE", 20)
-    parts = engagement._co_counts(items, offsets, _split([10] * 100), **arguments)
+    parts = engagement.co_counts(items, offsets, _split([10] * 100), **arguments)
     np.testing.assert_allclose(parts.toarray(), whole.toarray(), rtol=1e-12)
 
 
