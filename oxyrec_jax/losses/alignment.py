@@ -53,7 +53,8 @@ def q2i_loss(queries: Array, targets: Array, *, variance_weight: float,
 
 
 def info_nce_loss(anchors: Array, positives: Array, *, temperature: float | Array,
-                  mask: Array | None = None, symmetric: bool = False) -> Weighted:
+                  mask: Array | None = None, excluded: Array | None = None,
+                  symmetric: bool = False) -> Weighted:
     """Each anchor must find its positive among those of the whole batch.
 
     cost_i = -s_ii + log Σ_j exp(s_ij), s_ij = a_i · p_j / temperature
@@ -66,6 +67,8 @@ def info_nce_loss(anchors: Array, positives: Array, *, temperature: float | Arra
         temperature).
       mask: `[B]` bool, true = real pair; the others are neither anchors nor
         negatives.
+      excluded: `[B, B]` bool, true at [i, j] = anchor i and positive j are no negatives
+        of each other, because they are known to belong together; i = j is ignored.
       symmetric: the mean of both directions, each positive also finding its anchor.
 
     Returns:
@@ -92,9 +95,14 @@ def info_nce_loss(anchors: Array, positives: Array, *, temperature: float | Arra
     anchors = anchors / jnp.asarray(temperature, anchors.dtype)
     scores = anchors @ positives.T
     own = jnp.sum(anchors * positives, axis=-1)
-    total = jnp.sum(_log_normaliser(scores, mask) - own, where=mask)
+    counted = mask
+    if excluded is not None:
+        excluded = checks.as_mask("excluded", excluded, scores.shape)
+        counted = mask & (~excluded | jnp.eye(len(mask), dtype=bool))
+    total = jnp.sum(_log_normaliser(scores, counted) - own, where=mask)
     if symmetric:
-        back = jnp.sum(_log_normaliser(scores.T, mask) - own, where=mask)
+        counted = mask if excluded is None else counted.T & mask
+        back = jnp.sum(_log_normaliser(scores.T, counted) - own, where=mask)
         total = (total + back) / 2
     return Weighted(total, aggregation.count(mask, total.dtype))
 

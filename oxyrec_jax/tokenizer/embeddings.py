@@ -79,7 +79,7 @@ def embed_texts(texts: list[str], cfg: EmbeddingConfig,
         except InputError as error:
             _log.warning("cached embeddings are made again: %s", error)
     vectors = _embed(texts, cfg, cache)
-    _check(vectors, len(texts), f"the {cfg.source} encoder")
+    check(vectors, len(texts), f"the {cfg.source} encoder")
     artifacts.write_bundle(place, kind=KIND, version=VERSION,
                            arrays={"vectors": vectors}, facts={"encoder": encoder})
     return vectors
@@ -138,35 +138,56 @@ def _file(cfg: EmbeddingConfig) -> pathlib.Path:
 def _read_file(cfg: EmbeddingConfig, rows: int) -> np.ndarray:
     path = _file(cfg)
     if path.suffix == ".npy":
-        try:
-            vectors = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise InputError(f"{path} is not a readable .npy array ({error})"
-                             ) from error
+        vectors = read_npy(path)
     elif path.suffix == ".parquet":
-        vectors = _read_parquet(path, cfg.column)
+        vectors = as_matrix(read_table(path, cfg.column)[cfg.column], cfg.column, path)
     else:
         raise InputError(f"{path} ends in {path.suffix!r}, expected .npy or .parquet")
-    if not isinstance(vectors, np.ndarray) or vectors.dtype.kind not in "fiu":
-        raise InputError(f"{path} holds no numbers; expected [items, dimension] floats")
-    with np.errstate(over="ignore"):  # what float32 cannot hold is found as infinity
-        vectors = np.asarray(vectors, np.float32)
-    _check(vectors, rows, str(path))
+    vectors = as_float32(vectors, path)
+    check(vectors, rows, str(path))
     if cfg.dimension is not None and vectors.shape[1] != cfg.dimension:
         raise InputError(f"{path} has vectors of {vectors.shape[1]} numbers, expected "
                          f"{cfg.dimension}; correct the dimension or the file")
     return vectors
 
 
-def _read_parquet(path: pathlib.Path, column: str) -> np.ndarray:
+def read_npy(path: pathlib.Path) -> np.ndarray:
+    """Reads a `.npy` file; one that is no array raises `InputError` naming it."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(f"{path} is not a readable .npy array ({error})") from error
+
+
+def read_table(path: pathlib.Path, *columns: str) -> pa.Table:
+    """Reads a Parquet file that must have some columns.
+
+    Raises:
+      InputError: it cannot be read or lacks one, with the columns that it has.
+    """
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{path} is not a readable Parquet file ({error})") from error
-    if column not in table.column_names:
-        raise InputError(f"{path} has no column {column!r}; its columns are "
-                         f"{', '.join(table.column_names)}")
-    values = table[column].combine_chunks()
+    for column in columns:
+        if column not in table.column_names:
+            raise InputError(f"{path} has no column {column!r}; its columns are "
+                             f"{', '.join(table.column_names)}")
+    return table
+
+
+def as_matrix(lists: pa.ChunkedArray, column: str, path: pathlib.Path) -> np.ndarray:
+    """Turns R lists of D numbers into `[R, D]`.
+
+    Args:
+      lists: the column.
+      column: its name, for errors.
+      path: its file, likewise.
+
+    Raises:
+      InputError: it holds no lists, or lists of several lengths, with the row.
+    """
+    values = lists.combine_chunks()
     kind = values.type
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)
             or pa.types.is_fixed_size_list(kind)):
@@ -180,10 +201,19 @@ def _read_parquet(path: pathlib.Path, column: str) -> np.ndarray:
         raise InputError(f"{path}: row {wrong[0]} of column {column!r} holds {found}, "
                          "unlike the others; give every item a vector of one length")
     flat = values.flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(len(lengths), -1)
+    return flat.reshape(len(lengths), lengths[0] if len(lengths) else 0)
 
 
-def _check(vectors: np.ndarray, rows: int, what: str) -> None:
+def as_float32(vectors: np.ndarray, path: pathlib.Path) -> np.ndarray:
+    """Casts numbers to float32; anything else raises `InputError` naming the file."""
+    if not isinstance(vectors, np.ndarray) or vectors.dtype.kind not in "fiu":
+        raise InputError(f"{path} holds no numbers; expected [items, dimension] floats")
+    with np.errstate(over="ignore"):  # what float32 cannot hold is found as infinity
+        return np.asarray(vectors, np.float32)
+
+
+def check(vectors: np.ndarray, rows: int, what: str) -> None:
+    """Raises `InputError` unless `vectors` are `rows` finite rows of one length."""
     if vectors.ndim != 2 or len(vectors) != rows or not vectors.shape[1]:
         raise InputError(f"{what} gives an array of shape {vectors.shape}, expected "
                          f"[{rows}, dimension]: one row for each item in order")

@@ -119,6 +119,39 @@ def test_info_nce_by_hand():
     np.testing.assert_allclose(loss.mean(), np.log(np.exp(2) + 1) - 2, rtol=1e-5)
 
 
+@BOTH
+def test_excluded_pairs_are_no_negatives(wrap):
+    # Scores at temperature 1: rows (1, 0), (1, 0), (0, 1). Without the exclusion the
+    # first row costs log(e + e + 1) - 1; with [0, 1] excluded it is log(e + 1) - 1.
+    rows = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
+    excluded = np.zeros((3, 3), bool)
+    excluded[0, 1] = excluded[2, 2] = True  # the latter is its own pair: stays
+    e = np.e
+    forth = [np.log(e + 1) - 1, np.log(2 * e + 1) - 1, np.log(e + 2) - 1]
+    back = [np.log(2 * e + 1) - 1, np.log(e + 1) - 1, np.log(e + 2) - 1]
+    loss = wrap(lambda x: losses.info_nce_loss(
+        x, x, temperature=1.0, excluded=excluded).total)
+    np.testing.assert_allclose(loss(rows), sum(forth), rtol=1e-6)
+    both = wrap(lambda x: losses.info_nce_loss(
+        x, x, temperature=1.0, excluded=excluded, symmetric=True).total)
+    np.testing.assert_allclose(both(rows), (sum(forth) + sum(back)) / 2, rtol=1e-6)
+
+
+def test_excluded_pairs_get_no_gradient_from_each_other():
+    anchors, positives = vectors(7).astype(np.float32)
+    excluded = np.zeros((6, 6), bool)
+    excluded[1, 4] = True
+
+    def first_row(p):
+        one = np.zeros(6, bool)
+        one[[1, 4]] = True
+        return losses.info_nce_loss(anchors, p, temperature=0.3, mask=one,
+                                    excluded=excluded | excluded.T).total
+    # Two rows, each excluded from the other: nothing but the own score is left.
+    np.testing.assert_allclose(first_row(positives), 0, atol=1e-6)
+    np.testing.assert_allclose(jax.grad(first_row)(positives), 0, atol=1e-6)
+
+
 def test_learned_temperature_receives_its_gradient():
     anchors, positives = vectors(2)
     total = lambda t: info_nce_by_loops(anchors, positives, range(6), t)
@@ -189,6 +222,9 @@ ROWS = jnp.zeros((3, 2))
      r"anchors.shape=\(2,\), expected \[B, D\]"),
     (lambda: losses.info_nce_loss(ROWS, ROWS, temperature=1.0, mask=jnp.ones(3)),
      TypeError, "mask has dtype float32, expected bool"),
+    (lambda: losses.info_nce_loss(ROWS, ROWS, temperature=1.0,
+                                  excluded=jnp.ones((3, 2), bool)),
+     ValueError, r"excluded.shape=\(3, 2\), expected \(3, 3\)"),
     (lambda: losses.info_nce_loss(ROWS.astype(int), ROWS, temperature=1.0), TypeError,
      "anchors has dtype int32"),
 ])

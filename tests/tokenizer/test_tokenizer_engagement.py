@@ -19,7 +19,7 @@ def test_counts_by_hand():
     # One sequence 0 1 2 | 3 4: targets are positions 1 and 2, so the pairs are
     # (0, 1) and (1, 2) at distance 1 and (0, 2) at distance 2 with weight 1/2.
     counts = engagement.co_counts(np.arange(5), np.array([0, 5]), _split([5]),
-                                   num_items=5, window=2).toarray()
+                                  num_items=5, window=2).toarray()
     expected = np.zeros((5, 5))
     expected[0, 1] = expected[1, 0] = expected[1, 2] = expected[2, 1] = 1
     expected[0, 2] = expected[2, 0] = 0.5
