@@ -2,5 +2,6 @@
 
 from oxyrec_jax.report.page import read_training_log, write_report
 from oxyrec_jax.report.sections import Example
+from oxyrec_jax.report.tokenizer_page import write_tokenizer_page
 
-__all__ = ["Example", "read_training_log", "write_report"]
+__all__ = ["Example", "read_training_log", "write_report", "write_tokenizer_page"]

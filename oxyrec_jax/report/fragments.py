@@ -85,6 +85,15 @@ def table(header: Sequence[Any], rows: Iterable[Sequence[Any]], *,
                class_="scroll")
 
 
+def cards(shown: Iterable[tuple[str, str, str, str]]) -> Html:
+    """Large figures side by side: name, figure, a remark, and "good", "bad" or ""."""
+    return tag("div", [tag("div", tag("div", name, class_="name"),
+                           tag("div", figure, class_="figure"),
+                           tag("div", more, class_="more") if more else None,
+                           class_=f"card {mood}".strip())
+                       for name, figure, more, mood in shown], class_="cards")
+
+
 def facts(values: Mapping[str, Any]) -> Html:
     """A two-column table of nested facts, their names joined by dots."""
     rows = [(tag("code", name), tag("span", exact(value), class_="value"))
@@ -101,15 +110,19 @@ def exact(value: Any) -> str:
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one, names joined by dots; lists of plain values as text."""
+    return {name: ", ".join(exact(entry) for entry in value)
+            if isinstance(value, (list, tuple)) else value
+            for name, value in nested(values, prefix).items()}
+
+
+def nested(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, names joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        name = f"{prefix}{key}"
         if isinstance(value, Mapping):
-            flat |= flatten(value, f"{name}.")
-        elif isinstance(value, (list, tuple)):
-            flat[name] = ", ".join(exact(entry) for entry in value)
+            flat |= nested(value, f"{prefix}{key}.")
         else:
-            flat[name] = value
+            flat[f"{prefix}{key}"] = value
     return flat
 
 

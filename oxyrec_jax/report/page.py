@@ -12,6 +12,7 @@ from oxyrec_jax import __version__, artifacts
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.report import sections, style
+from oxyrec_jax.report import semantic_ids as semantic_ids_section
 from oxyrec_jax.report.fragments import Html, raw, tag
 from oxyrec_jax.tokenizer import sid_table
 
@@ -70,13 +71,14 @@ def write_report(
     results, facts = results or {}, facts or {}
     sids = (None if semantic_ids is None
             else sid_table.load_semantic_ids(semantic_ids, dataset))
-    titles = None if dataset is None else _titles(dataset)
+    names = None if dataset is None else names_of(dataset, sids)
+    titles = None if names is None else names.titles
     _check_examples(examples, len(titles or ()) if sids is None else len(sids.codes))
     content = {
         "summary": sections.summary(results, sids, facts),
         "results": sections.evaluation(results),
         "training": sections.training(training),
-        "semantic-ids": sections.semantic_ids(sids, titles),
+        "semantic-ids": semantic_ids_section.section(sids, names),
         "examples": sections.examples(examples, titles, sids),
         "provenance": sections.provenance(
             facts, results, None if dataset is None else dataset.manifest),
@@ -84,7 +86,7 @@ def write_report(
     }
     target = pathlib.Path(path)
     with artifacts.open_atomic(target, "w") as file:
-        file.write(_page(title, content, _pills(results, dataset)))
+        file.write(render(title, content, _LEADS, _pills(results, dataset)))
     return target
 
 
@@ -117,12 +119,18 @@ def read_training_log(path: str | os.PathLike) -> list[dict[str, Any]]:
     return entries
 
 
-def _titles(dataset: Dataset) -> list[str]:
-    """A title for every item; its text or its own id where it has none."""
-    items = dataset.item_table()
+def names_of(dataset: Dataset, sids: sid_table.SemanticIds | None
+             ) -> semantic_ids_section.Names:
+    """Titles and categories of all items, those that joined the table later included.
+
+    Text or the item's own id stands where there is no title.
+    """
+    items = (dataset.item_table() if sids is None else
+             sid_table.catalogue_table(dataset, sids))
     columns = [items[name].to_pylist() for name in ("title", "text", "item_id")]
-    return [title or (text or "")[:120] or str(name)
-            for title, text, name in zip(*columns)]
+    return semantic_ids_section.Names(
+        [title or (text or "")[:120] or str(name)
+         for title, text, name in zip(*columns)], items["category"].to_pylist())
 
 
 def _check_examples(examples: Sequence[sections.Example], items: int) -> None:
@@ -145,11 +153,20 @@ def _pills(results: Mapping[str, Mapping[str, Any]], dataset: Dataset | None) ->
     return tag("ul", pills, class_="pills")
 
 
-def _page(title: str, content: Mapping[str, Sequence[Html]], pills: Html) -> str:
-    parts = [tag("section", tag("h2", _LEADS[name][0]),
-                 tag("p", _LEADS[name][1], class_="lead"), list(pieces), id=name)
+def render(title: str, content: Mapping[str, Sequence[Html]],
+           leads: Mapping[str, tuple[str, str]], pills: Html) -> str:
+    """A whole page.
+
+    Args:
+      title: its heading.
+      content: the pieces of each section, by name.
+      leads: heading and leading sentence of each section.
+      pills: short facts below the title.
+    """
+    parts = [tag("section", tag("h2", leads[name][0]),
+                 tag("p", leads[name][1], class_="lead"), list(pieces), id=name)
              for name, pieces in content.items()]
-    links = [tag("a", _LEADS[name][0], href=f"#{name}") for name in content]
+    links = [tag("a", leads[name][0], href=f"#{name}") for name in content]
     head = tag(
         "head", tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from oxyrec_jax.report import figures, fragments, semantic_map, words
+from oxyrec_jax.report import (figures, fragments, semantic_ids, semantic_map,
+                               words)
 from oxyrec_jax.report.fragments import Html, chart, missing, number, table, tag
-from oxyrec_jax.tokenizer import quality
 from oxyrec_jax.tokenizer.sid_table import SemanticIds
 
 MODEL = "This model"
@@ -41,7 +41,8 @@ def summary(results: Mapping[str, Mapping[str, Any]],
     """The verdict and the cards."""
     if not results:
         return [missing("the model's figures", "Evaluate a trained model and give its "
-                        "results to the report."), _cards(_identity_cards(sids))]
+                        "results to the report."),
+                fragments.cards(semantic_ids.cards(sids))]
     first = next(iter(results.values()))
     sentence, mood = words.verdict(first)
     headline = first["config"]["headline"]
@@ -59,10 +60,11 @@ def summary(results: Mapping[str, Mapping[str, Any]],
     cards.append(("Targets tested", number(first["counts"]["targets"]),
                   f"of {number(first['counts']['users'])} users, ranking all "
                   f"{number(first['counts']['items'])} items", ""))
-    cards += _identity_cards(sids)
+    cards += semantic_ids.cards(sids)
     for name, value in (facts.get("timings") or {}).items():
         cards.append((_spoken(name), number(value, 1), "", ""))
-    return [tag("p", sentence, class_=f"verdict {mood}".strip()), _cards(cards)]
+    return [tag("p", sentence, class_=f"verdict {mood}".strip()),
+            fragments.cards(cards)]
 
 
 def evaluation(results: Mapping[str, Mapping[str, Any]]) -> list[Html]:
@@ -110,40 +112,6 @@ def training(log: Sequence[Mapping[str, Any]] | None) -> list[Html]:
     return [tag("p", f"{len(log):,} log entries, up to step {number(last)}.",
                 class_="lead"),
             tag("div", main, class_="grid"), *([more] if more else [])]
-
-
-def semantic_ids(sids: SemanticIds | None, titles: Sequence[str] | None
-                 ) -> list[Html]:
-    """The map, how codes are used, who shares an ID, and what level 1 holds."""
-    if sids is None:
-        return [missing("the semantic IDs", "No semantic-ID bundle was given.")]
-    names = titles or [f"item {item}" for item in range(len(sids.codes))]
-    first = np.asarray(sids.codes[:, 0])
-    typical = semantic_map.typical_words(first, titles) if titles else {}
-    parts = [_map(sids, names, typical)]
-    charts = []
-    for level, width in enumerate(sids.widths):
-        counts = np.bincount(np.asarray(sids.codes[:, level]), minlength=width)
-        used = int((counts > 0).sum())
-        charts.append(chart(
-            f"usage-{level}", semantic_map.usage(counts),
-            f"{used:,} of {width:,} codes are used; perplexity "
-            f"{quality.perplexity(counts):,.0f}. Dashed: all codes used equally.",
-            title=f"Level {level + 1}"))
-    shared = semantic_map.share_counts(sids.codes)
-    charts.append(chart(
-        "collisions", semantic_map.collisions(shared),
-        f"{int(shared[shared > 1].sum()):,} of {len(sids.codes):,} items share their "
-        f"semantic ID with another; the largest group has {int(shared.max()):,}. The "
-        "model cannot tell such items apart.", title="Collisions"))
-    parts.append(tag("div", charts, class_="grid narrow"))
-    if titles:
-        parts += [tag("h3", "What the largest first codes hold"),
-                  _first_codes(first, names, typical)]
-    if sids.manifest.get("quality"):
-        parts.append(tag("details", tag("summary", "Quality figures of the tokenizer"),
-                         fragments.facts(sids.manifest["quality"])))
-    return parts
 
 
 def examples(shown: Sequence[Example], titles: Sequence[str] | None,
@@ -198,14 +166,6 @@ def _spoken(name: str) -> str:
     return words_of[:1].upper() + words_of[1:]
 
 
-def _cards(cards: Sequence[tuple[str, str, str, str]]) -> Html:
-    return tag("div", [tag("div", tag("div", name, class_="name"),
-                           tag("div", figure, class_="figure"),
-                           tag("div", more, class_="more") if more else None,
-                           class_=f"card {mood}".strip())
-                       for name, figure, more, mood in cards], class_="cards")
-
-
 def _figure_card(result: Mapping[str, Any], cell: str) -> tuple[str, str, str, str]:
     low, high = result["intervals"][cell]
     sd = result["seeds"][cell]["sd"]
@@ -213,19 +173,6 @@ def _figure_card(result: Mapping[str, Any], cell: str) -> tuple[str, str, str, s
     spread = f"; ± {sd:.4f} over {runs} seeds" if sd is not None else "; one seed"
     return (words.cell(cell), number(result[cell]),
             f"interval {number(low)} to {number(high)}{spread}", "")
-
-
-def _identity_cards(sids: SemanticIds | None
-                    ) -> list[tuple[str, str, str, str]]:
-    if sids is None:
-        return []
-    shared = semantic_map.share_counts(sids.codes)
-    return [("Semantic IDs", number(len(shared)),
-             f"for {number(len(sids.codes))} items, "
-             f"{' × '.join(str(width) for width in sids.widths)} codes", ""),
-            ("Items that share an ID",
-             f"{shared[shared > 1].sum() / len(sids.codes):.1%}",
-             f"largest group {number(int(shared.max()))}", "")]
 
 
 def _result(key: str, result: Mapping[str, Any]) -> list[Html]:
@@ -327,37 +274,6 @@ def _details(result: Mapping[str, Any]) -> list[Html]:
 
 
 _LEVELS = {"item": "item level", "sid": "SID level"}
-
-
-def _map(sids: SemanticIds, titles: Sequence[str], typical: Mapping[int, str]
-         ) -> Html:
-    if sids.embeddings is None:
-        return missing("the map of the items", "The semantic IDs were imported without "
-                       "the embeddings that they were made from.")
-    picture, shown, share = semantic_map.item_map(sids.codes, sids.embeddings, titles,
-                                                  typical)
-    some = "" if shown == len(titles) else f" {shown:,} of {len(titles):,} are drawn."
-    return chart("map", picture, "Every point is an item; neighbours have similar "
-                 f"embeddings. The plane keeps {share:.0%} of their variance.{some} "
-                 "The colour is that of the item's first code; labels are words "
-                 "typical of the titles of the largest first codes. Point at an item "
-                 "for its title and semantic ID.", title="Map of the items")
-
-
-def _first_codes(first: np.ndarray, titles: Sequence[str],
-                 typical: Mapping[int, str]) -> Html:
-    sizes = np.bincount(first)
-    rows = []
-    for code in np.argsort(-sizes, kind="stable")[:10]:
-        if not sizes[code]:
-            break
-        members = np.flatnonzero(first == code)
-        shown = tag("span", " · ".join(titles[item][:60] for item in members[:3]),
-                    class_="value")
-        rows.append([tag("code", semantic_map.spell([int(code)])),
-                     number(int(sizes[code])), typical.get(int(code), ""), shown])
-    return tag("div", table(["Code", "Items", "Typical words", "Some of them"], rows),
-               class_="words")
 
 
 def _example(example: Example, titles: Sequence[str],

@@ -4,12 +4,14 @@ import collections
 import html
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import plotly.colors
 import plotly.graph_objects as go
 
 from oxyrec_jax.report import figures
+from oxyrec_jax.tokenizer import code_map
 
 _MAP_POINTS = 15_000  # more make the file large and the page slow
 _LABELS = 14
@@ -72,7 +74,7 @@ def item_map(codes: np.ndarray, embeddings: np.ndarray, titles: Sequence[str],
     if len(chosen) > _MAP_POINTS:
         chosen = np.sort(np.random.default_rng(0).choice(chosen, _MAP_POINTS, False))
     vectors = np.asarray(embeddings[chosen], np.float64)
-    plane, share = _principal(vectors / np.maximum(
+    plane, share = code_map.principal_plane(vectors / np.maximum(
         np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
     codes = codes[chosen]
     present, code_of = np.unique(codes[:, 0], return_inverse=True)
@@ -96,14 +98,8 @@ def item_map(codes: np.ndarray, embeddings: np.ndarray, titles: Sequence[str],
         mode="markers", text=text, hovertemplate="%{text}<extra></extra>",
         marker={"color": hue[code_of].astype(np.float32), "cmin": 0, "cmax": 1,
                 "colorscale": plotly.colors.cyclical.Phase, "size": 5, "opacity": 0.7})
-    for code in _spread(centres, sizes, np.ptp(view, axis=0)):
-        label = words.get(int(present[code]), "").split(", ")[:2]
-        if label != [""]:
-            figure.add_annotation(
-                x=centres[code, 0], y=centres[code, 1], text=html.escape(
-                    " ".join(label)), showarrow=False, bgcolor="var(--card)",
-                bordercolor="var(--line)", borderpad=2, opacity=0.88,
-                font={"size": 11, "color": "var(--ink)"})
+    _label(figure, centres, [words.get(code, "") for code in present.tolist()],
+           _spread(centres, sizes, np.ptp(view, axis=0)))
     return figure, len(chosen), share
 
 
@@ -120,6 +116,79 @@ def usage(counts: np.ndarray) -> go.Figure:
         hovertemplate="%{y} items<extra>code number %{x} by use</extra>")
     figure.add_hline(y=counts.sum() / len(counts), line={
         "color": "var(--s2)", "width": 1.4, "dash": "dash"})
+    return figure
+
+
+def by_depth(quality: Mapping[str, Any]) -> go.Figure:
+    """Purity and mutual information with the categories, for each prefix length."""
+    depths = [_codes(depth) for depth in range(1, len(quality["purity"]) + 1)]
+    figure = go.Figure(layout=figures.layout(
+        270, xaxis={"type": "category", "showgrid": False, "tickangle": 0},
+        yaxis={"range": [0, 1.05], "tickformat": ".0%"}, hovermode="x unified"))
+    for name, label, colour in (("purity", "purity", "var(--model)"),
+                                ("nmi", "mutual information", "var(--s3)")):
+        figure.add_scatter(x=depths, y=quality[name], name=label, hovertemplate="%{y}",
+                           mode="lines+markers", line={"color": colour, "width": 2.4},
+                           marker={"size": 8})
+    figure.add_scatter(
+        x=depths, y=[quality["largest_category"]] * len(depths), mode="lines",
+        name="purity without codes", hovertemplate="%{y}",
+        line={"color": "var(--rival)", "width": 1.4, "dash": "dash"})
+    return figure
+
+
+def agreement(found: Mapping[str, Any]) -> go.Figure:
+    """How often items used together share a prefix, beside chance, on a log scale."""
+    depths = [_codes(depth) for depth in range(1, len(found["share"]) + 1)]
+    positive = [value for value in (*found["share"], *found["chance"]) if value > 0]
+    low, high = min(positive, default=1e-3), max(positive, default=1)
+    figure = go.Figure(layout=figures.layout(
+        270, xaxis={"type": "category", "showgrid": False, "tickangle": 0},
+        yaxis={"type": "log", "dtick": 1, "tickformat": "~%",
+               "range": [np.log10(low) - 0.6, np.log10(high) + 0.5]},
+        bargap=0.3, bargroupgap=0.06))
+    lifts = ["" if lift is None else f"×{lift:,.{1 if lift < 10 else 0}f}"
+             for lift in found["lift"]]
+    figure.add_bar(x=depths, y=found["share"], name="items used together", text=lifts,
+                   textposition="outside", cliponaxis=False, constraintext="none",
+                   marker_color="var(--model)", textfont={"color": "var(--ink)"},
+                   hovertemplate="%{y:.3~%}<extra>%{fullData.name}</extra>")
+    figure.add_bar(x=depths, y=found["chance"], name="chance",
+                   marker_color="var(--rival)",
+                   hovertemplate="%{y:.3~%}<extra>%{fullData.name}</extra>")
+    return figure
+
+
+def bubbles(found: code_map.CodeMap, words: Mapping[int, str]) -> go.Figure:
+    """The first codes in the plane: size by items, colour by purity where known."""
+    known = np.isfinite(found.purity)
+    largest = float(np.clip(260 / np.sqrt(len(found.codes)), 7, 44))  # pixels
+    text = [f"<b>{spell([code])}</b>, {items:,} items<br>{html.escape(part)}"
+            for code, items, part in zip(
+                found.codes.tolist(), found.items.tolist(),
+                [", ".join(filter(None, (
+                    f"{share:.0%} {_short(name)}" if sure else "",
+                    words.get(code, ""))))
+                 for code, share, sure, name in zip(
+                     found.codes.tolist(), found.purity.tolist(), known.tolist(),
+                     found.category)])]
+    figure = go.Figure(layout=figures.layout(
+        360, xaxis={"visible": False}, yaxis={"visible": False}, showlegend=False,
+        hovermode="closest", margin={"l": 0, "r": 0, "t": 6, "b": 6}))
+    scale = {"showscale": True, "cmin": 0, "cmax": 1, "colorscale": "Viridis",
+             "colorbar": {"thickness": 10, "outlinewidth": 0, "tickformat": ".0%",
+                          "title": {"text": "purity<br> ", "font": {"size": 12}}}}
+    figure.add_scatter(
+        x=found.points[:, 0].astype(np.float32),
+        y=found.points[:, 1].astype(np.float32), mode="markers", text=text,
+        hovertemplate="%{text}<extra></extra>", marker={
+            "size": np.maximum(5, largest * np.sqrt(found.items / found.items.max())),
+            "opacity": 0.75, "line": {"width": 0.6, "color": "var(--card)"},
+            **({"color": np.where(known, found.purity, 0), **scale} if known.any()
+               else {"color": "var(--model)"})})
+    _label(figure, found.points, [words.get(code, "") for code in found.codes.tolist()],
+           _spread(found.points, found.items,
+                   np.ptp(found.points, axis=0) * (1, 1.6)))  # a lower chart
     return figure
 
 
@@ -147,17 +216,6 @@ def collisions(shared: np.ndarray) -> go.Figure:
     return figure
 
 
-def _principal(embeddings: np.ndarray) -> tuple[np.ndarray, float]:
-    """Coordinates `[n, 2]` along the two main directions, and their variance share."""
-    centred = embeddings - embeddings.mean(0)
-    values, vectors = np.linalg.eigh(centred.T @ centred)
-    axes = vectors[:, ::-1][:, :2]
-    if axes.shape[1] < 2:
-        axes = np.pad(axes, ((0, 0), (0, 2 - axes.shape[1])))
-    total = max(values.sum(), 1e-30)
-    return centred @ axes, float(values[::-1][:2].sum() / total)
-
-
 def _spread(centres: np.ndarray, sizes: np.ndarray, extent: np.ndarray) -> list[int]:
     """Large groups whose labels stand far enough apart to be read."""
     extent = np.maximum(extent, 1e-12)
@@ -169,6 +227,22 @@ def _spread(centres: np.ndarray, sizes: np.ndarray, extent: np.ndarray) -> list[
         if len(picked) == _LABELS:
             break
     return picked
+
+
+def _label(figure: go.Figure, points: np.ndarray, words: Sequence[str],
+           shown: Sequence[int]) -> None:
+    """Writes the first two typical words of some codes at their place."""
+    for code in shown:
+        label = words[code].split(", ")[:2]
+        if label != [""]:
+            figure.add_annotation(
+                x=points[code, 0], y=points[code, 1], text=html.escape(" ".join(label)),
+                showarrow=False, bgcolor="var(--card)", bordercolor="var(--line)",
+                borderpad=2, opacity=0.88, font={"size": 11, "color": "var(--ink)"})
+
+
+def _codes(depth: int) -> str:
+    return "first code" if depth == 1 else f"first {depth}"
 
 
 def _short(title: str) -> str:

@@ -92,6 +92,17 @@ td b { font-weight: 700; }
 td small { display: block; color: var(--muted); font-size: .76rem; }
 .words td, .words th { white-space: normal; text-align: left; }
 .words table { min-width: 620px; }
+.explained table { min-width: 760px; } .explained td:last-child { min-width: 20rem; }
+.explained .value { white-space: nowrap; } .explained .badge { display: inline-block; }
+.branch { background: var(--card); border: 1px solid var(--line); padding: .9rem 1rem;
+  border-radius: 12px; box-shadow: var(--shadow); min-width: 0; font-size: .86rem; }
+.branch ol, .branch ul { list-style: none; margin: 0; padding: 0; }
+.branch ol > li { border-left: 2px solid var(--model); padding-left: .7rem;
+  margin-top: .6rem; }
+.branch ol > li + li { margin-left: .9rem; }
+.branch ol > li + li + li { margin-left: 1.8rem; }
+.branch .head, .branch .more { color: var(--muted); font-size: .8rem; }
+.branch ul li { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .facts td, .facts th { text-align: left; }
 .facts th:first-child { width: 18rem; }
 .value { white-space: normal; overflow-wrap: anywhere; display: inline-block;

@@ -82,6 +82,49 @@ GLOSSARY = (
 )
 
 
+TOKENIZER = (  # key, name, kind of its values, good values, meaning
+    ("duplicates", "Items that share an ID", "share", "0 to 2 %",
+     "Share of the items whose semantic ID is not theirs alone. The model cannot tell "
+     "such items apart."),
+    ("mean_items_per_sid", "Items per ID, mean", "number", "near 1",
+     "Items divided by semantic IDs in use."),
+    ("p99", "Items per ID, P99", "number", "1 to 3",
+     "99 % of the semantic IDs in use stand for so many items or fewer."),
+    ("p999", "Items per ID, P999", "number", "below 50",
+     "The same for 99.9 %: the crowded tail."),
+    ("max_items_per_sid", "Items per ID, most", "number", "below 50",
+     "Items of the most crowded semantic ID, often copies of one text."),
+    ("coverage", "Coverage", "share", "95 % and more",
+     "Share of a level's codes that stand for an item."),
+    ("dead_codes", "Dead codes", "number", "0",
+     "Codes of a level that stand for nothing: room in the model that is paid for and "
+     "never used."),
+    ("perplexity", "Perplexity", "number", "half the width and more",
+     "As many equally used codes would be as hard to guess: one where one code takes "
+     "everything, the level's width where all are used alike."),
+    ("gini", "Gini", "number", "below 0.5",
+     "How unequally items are spread over a level's codes: 0 equally, near 1 on few."),
+    ("reconstruction", "Left over", "share", "falls with every level",
+     "Share of the embeddings' variance that the codes up to a level do not restore."),
+    ("purity", "Category purity", "share", "far above the largest category",
+     "Share of items that are of the commonest category under their prefix. The first "
+     "value is for one code, the next for two, and so on."),
+    ("nmi", "Mutual information", "number", "0.4 and more for one code",
+     "How much prefix and category tell of each other: 0 nothing, 1 all. Unlike "
+     "purity it does not rise merely because there are more codes."),
+    ("largest_category", "Largest category", "share", "",
+     "Its share of the items: the purity of no codes at all, to compare with."),
+    ("agreement.share", "Used together, same prefix", "share", "",
+     "Of the pairs of items that training users took within a few events, those that "
+     "share a prefix."),
+    ("agreement.chance", "The same by chance", "share", "",
+     "What it would be if partners were drawn anew, popular items more often."),
+    ("agreement.lift", "Agreement, lift", "lift", "3 and more for one code",
+     "The first of these over the second: ×1 means that the codes know nothing of what "
+     "people use together."),
+)
+
+
 def recommender(name: str) -> str:
     """The name of a baseline or run as readers see it."""
     return RECOMMENDERS.get(name, name)

@@ -146,7 +146,7 @@ def purity(groups: np.ndarray, names: np.ndarray) -> float:
     Source: the figure of OxygenREC, https://arxiv.org/abs/2512.22386 (92.8 % at level
     1); it does not define it, the weighting is ours.
     """
-    group, _, counts = _cells(groups, names)
+    group, _, counts = cells(groups, names)
     starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
     return float(np.maximum.reduceat(counts, starts).sum() / counts.sum())
 
@@ -163,11 +163,27 @@ def mutual_information(groups: np.ndarray, names: np.ndarray) -> float:
 
     Source: Strehl and Ghosh 2002, with the arithmetic mean below the line.
     """
-    group, name, counts = _cells(groups, names)
+    group, name, counts = cells(groups, names)
     own, other = (_entropy(np.bincount(label, counts)) for label in (group, name))
     if own + other == 0:
         return 1.0
     return float(max(0.0, 2 * (own + other - _entropy(counts)) / (own + other)))
+
+
+def cells(groups: np.ndarray, names: np.ndarray
+          ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Counts the items of each prefix and category that meet, M of them, sorted.
+
+    Args:
+      groups, names: as in `purity`.
+
+    Returns:
+      `[M]` int64 prefix, category and number of items.
+    """
+    known = names >= 0
+    most = int(names.max(initial=0)) + 1
+    found, counts = np.unique(groups[known] * most + names[known], return_counts=True)
+    return found // most, found % most, counts
 
 
 def agreement(groups: np.ndarray, pairs: Iterable[tuple[np.ndarray, np.ndarray]]
@@ -211,15 +227,6 @@ def agreement(groups: np.ndarray, pairs: Iterable[tuple[np.ndarray, np.ndarray]]
     share = together / total
     return {"pairs": total, "share": share.tolist(), "chance": chance.tolist(),
             "lift": [float(a / b) if b > 0 else None for a, b in zip(share, chance)]}
-
-
-def _cells(groups: np.ndarray, names: np.ndarray
-           ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Prefix, category and number of items of each pair in use, sorted."""
-    known = names >= 0
-    most = int(names.max()) + 1
-    cells, counts = np.unique(groups[known] * most + names[known], return_counts=True)
-    return cells // most, cells % most, counts
 
 
 def _entropy(load: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from oxyrec_jax.data import dataset as datasets
 from oxyrec_jax.data import schema
 from oxyrec_jax.evaluate import evaluation
 from oxyrec_jax.report import fragments, semantic_map
-from oxyrec_jax.tokenizer import sid_table
+from oxyrec_jax.tokenizer import quantiser, sid_table
 
 EVIL = "<script>alert(1)</script> \"soap\" & <img src=x onerror=alert(2)>"
 SECTIONS = ("summary", "results", "training", "semantic-ids", "examples", "provenance",
@@ -76,7 +76,9 @@ def shop(tmp_path_factory):
 def bundle(tmp_path_factory, shop):
     folder = tmp_path_factory.mktemp("sids") / "sids"
     rng = np.random.default_rng(0)
-    books = [rng.normal(size=(width, 4)).astype(np.float32) for width in (4, 3)]
+    books = quantiser.Codebooks("residual-kmeans", (4, 3), {
+        f"codebook_{level}": rng.normal(size=(width, 4)).astype(np.float32)
+        for level, width in enumerate((4, 3))})
     sid_table.write_semantic_ids(
         shop, CODES, (4, 3), folder, popularity=np.arange(6), codebooks=books,
         vectors=rng.normal(size=(6, 4)).astype(np.float32))
@@ -161,7 +163,8 @@ def test_every_chart_has_its_place_its_data_and_words(page):
     for attrs in places:
         assert len(attrs["aria-label"]) > 20
         assert page.charts[attrs["data-figure"]]["data"]
-    for name in ("loss", "map", "usage-0", "usage-1", "collisions", "r0-item.ndcg@5",
+    for name in ("loss", "map", "code-map", "agreement", "usage-0", "usage-1",
+                 "collisions", "r0-item.ndcg@5",
                  "r0-recall-k", "r0-gap", "r0-popularity", "r0-order",
                  "metric-valid.item.recall", "log-learning_rate"):
         assert name in page.charts
