@@ -1,6 +1,9 @@
 """One interface to every quantiser: vectors to codes and back.
 
     residual-kmeans  each level clusters what the levels before left over
+    rq-vae           the same in the latent space of a network trained with it
+    product          each level clusters its own slice of the vector, turned before
+    fsq              a network's latents are rounded; no codebook
 
     codebooks = fit(rng, x, Quantiser(), widths=(256, 256, 256))
     codes = encode(codebooks, x)              # [N, 3] int32
@@ -14,9 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from oxyrec_jax.base import Array, InputError
-from oxyrec_jax.tokenizer import kmeans, residual
+from oxyrec_jax.tokenizer import fsq as fsq_lib
+from oxyrec_jax.tokenizer import kmeans
+from oxyrec_jax.tokenizer import product as product_lib
+from oxyrec_jax.tokenizer import residual, rqvae
 
-KINDS = ("residual-kmeans",)
+KINDS = ("residual-kmeans", "rq-vae", "product", "fsq")
 MOST_CODES = 1 << 16  # ours: a level wider than this is a mistake of the configuration
 _ROWS_AT_ONCE = 1 << 16
 
@@ -30,11 +36,15 @@ class Quantiser:
       sample: for the kinds made of k-means: training points per code of the widest
         level; more are sampled down. 256, as in faiss.
       lloyd: for the kinds made of k-means: how each codebook is fitted.
+      rq_vae, product, fsq: what the kind of that name alone needs.
     """
 
     kind: str = "residual-kmeans"
     sample: int = 256
     lloyd: kmeans.KMeans = kmeans.KMeans()
+    rq_vae: rqvae.RqVae = rqvae.RqVae()
+    product: product_lib.Product = product_lib.Product()
+    fsq: fsq_lib.Fsq = fsq_lib.Fsq()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +54,8 @@ class Codebooks:
     Attributes:
       kind: which quantiser.
       widths: T numbers: codes on each level.
-      arrays: by name. Kinds made of residual k-means: `codebook_<level>` `[V, D]`.
+      arrays: by name, as the module of the kind says. Kinds made of residual k-means:
+        `codebook_<level>` `[V, D]`.
     """
 
     kind: str
@@ -82,11 +93,21 @@ def fit(rng: Array, x: np.ndarray, cfg: Quantiser, *, widths: tuple[int, ...],
         raise InputError(f"the quantiser to start from is {start.kind} {start.widths}, "
                          f"expected {cfg.kind} {widths}; fit without it")
     _check_points(x)
+    before = None if start is None else start.arrays
     match cfg.kind:
         case "residual-kmeans":
             books = residual.fit(rng, x, residual.ResidualKMeans(
                 widths=widths, sample=cfg.sample, lloyd=cfg.lloyd))
-            arrays = _named("codebook", books)
+            arrays = _named(books)
+        case "rq-vae":
+            arrays = rqvae.fit(rng, x, cfg.rq_vae, widths=widths, mesh=mesh,
+                               start=before)
+        case "product":
+            arrays = product_lib.fit(rng, x, cfg.product, widths=widths,
+                                     sample=cfg.sample, lloyd=cfg.lloyd, start=before)
+        case "fsq":
+            arrays = fsq_lib.fit(rng, x, cfg.fsq, widths=widths, mesh=mesh,
+                                 start=before)
     return Codebooks(cfg.kind, widths, arrays)
 
 
@@ -111,9 +132,16 @@ def encode(codebooks: Codebooks, x: np.ndarray, *, chunk: int = 512) -> np.ndarr
         raise InputError(f"the vectors have {x.shape[1]} columns, the quantiser was "
                          f"fitted on {dimension(codebooks)}; embed the items as then")
     _check_finite(x)
+    arrays, levels = codebooks.arrays, len(codebooks.widths)
     match codebooks.kind:
         case "residual-kmeans":
-            return residual.encode(_books(codebooks, "codebook"), x, chunk=chunk)
+            return residual.encode(_books(codebooks), x, chunk=chunk)
+        case "rq-vae":
+            return rqvae.encode(arrays, x, levels=levels, chunk=chunk)
+        case "product":
+            return product_lib.encode(arrays, x, levels=levels, chunk=chunk)
+        case "fsq":
+            return fsq_lib.encode(arrays, x, levels=levels, chunk=chunk)
     raise _unknown(codebooks)
 
 
@@ -125,7 +153,8 @@ def decode(codebooks: Codebooks, codes: np.ndarray) -> np.ndarray:
       codes: `[N, T']` int, T' <= T.
 
     Returns:
-      `[N, D]` float32: residual-kmeans: the sum of the T' centroids.
+      `[N, D]` float32. residual-kmeans: the sum of the T' centroids; rq-vae: what the
+      network makes of that sum; product and fsq: the other slices or latents are 0.
 
     Raises:
       ValueError: the shape does not fit, or a code lies outside its level.
@@ -133,7 +162,14 @@ def decode(codebooks: Codebooks, codes: np.ndarray) -> np.ndarray:
     _check_codes(codebooks, codes)
     match codebooks.kind:
         case "residual-kmeans":
-            return residual.decode(_books(codebooks, "codebook"), codes)
+            return residual.decode(_books(codebooks), codes)
+        case "rq-vae":
+            return rqvae.decode(codebooks.arrays, codes)
+        case "product":
+            return product_lib.decode(codebooks.arrays, codes)
+        case "fsq":
+            return fsq_lib.decode(codebooks.arrays, codes,
+                                  levels=len(codebooks.widths))
     raise _unknown(codebooks)
 
 
@@ -148,13 +184,21 @@ def last_level(codebooks: Codebooks, x: np.ndarray, codes: np.ndarray
 
     Returns:
       `[N, E]` float32 points and `[V, E]` float32 centroids: `encode` chooses as the
-      last code the centroid nearest to the point. Residual kinds: E = D.
+      last code the centroid nearest to the point. residual-kmeans: E = D; else E is
+      the width of the space in which the kind chooses.
     """
     _check_codes(codebooks, codes)
+    arrays, levels = codebooks.arrays, len(codebooks.widths)
     match codebooks.kind:
         case "residual-kmeans":
-            books = _books(codebooks, "codebook")
+            books = _books(codebooks)
             return x - residual.decode(books, codes[:, :-1]), np.asarray(books[-1])
+        case "rq-vae":
+            return rqvae.last_rest(arrays, x, codes)
+        case "product":
+            return product_lib.last_slice(arrays, x, levels=levels)
+        case "fsq":
+            return fsq_lib.last_group(arrays, x, levels=levels)
     raise _unknown(codebooks)
 
 
@@ -163,15 +207,17 @@ def dimension(codebooks: Codebooks) -> int:
     match codebooks.kind:
         case "residual-kmeans":
             return codebooks.arrays["codebook_0"].shape[1]
+        case "rq-vae" | "product" | "fsq":
+            return codebooks.arrays["mean"].size
     raise _unknown(codebooks)
 
 
-def _named(name: str, arrays: tuple) -> dict[str, np.ndarray]:
-    return {f"{name}_{level}": np.asarray(array) for level, array in enumerate(arrays)}
+def _named(books: tuple[Array, ...]) -> dict[str, np.ndarray]:
+    return {f"codebook_{level}": np.asarray(book) for level, book in enumerate(books)}
 
 
-def _books(codebooks: Codebooks, name: str) -> tuple[Array, ...]:
-    return tuple(jnp.asarray(codebooks.arrays[f"{name}_{level}"])
+def _books(codebooks: Codebooks) -> tuple[Array, ...]:
+    return tuple(jnp.asarray(codebooks.arrays[f"codebook_{level}"])
                  for level in range(len(codebooks.widths)))
 
 
