@@ -18,7 +18,8 @@ from oxyrec_jax.config import Experiment
 from oxyrec_jax.data.pipeline import Pipeline
 from oxyrec_jax.data.prepare import DataConfig
 from oxyrec_jax.models.config import ModelConfig
-from oxyrec_jax.tokenizer.sid_table import TokenizerConfig
+from oxyrec_jax.tokenizer.build import TokenizerConfig
+from oxyrec_jax.tokenizer.sources import SourceConfig
 from oxyrec_jax.train.loop import TrainConfig
 from oxyrec_jax.train.objective import ObjectiveConfig
 from oxyrec_jax.train.step import OptimizerConfig
@@ -29,8 +30,8 @@ def get_config() -> Experiment:
         name="Beauty, leave-one-out",
         data=DataConfig(source="sequences", path="../shared/data/amazon14_beauty"),
         tokenizer=TokenizerConfig(
-            widths=(256, 256, 256), sources=("text", "co-engagement"),
-            collisions="spread"),
+            widths=(256, 256, 256), collisions="reassign",
+            sources=SourceConfig(sources=("text", "co-engagement"))),
         model=ModelConfig(width=128, heads=2, head_width=64, mlp_width=256,
                           memory=True, item_features=True, dropout=0.5),
         train=TrainConfig(

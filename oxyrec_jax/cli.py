@@ -120,14 +120,36 @@ class Prepare(Verb):
 
 @dataclasses.dataclass(frozen=True)
 class Tokenize(Verb):
-    """Give every item a semantic ID.
+    """Give every item a semantic ID, or keep the table of them up to date.
 
-    Example:
+    Examples:
     $ oxyrec tokenize --workdir runs/beauty --set tokenizer.widths=[256,256,256]
+    $ oxyrec tokenize --workdir runs/beauty --add new_items.csv
+    $ oxyrec tokenize --workdir runs/beauty --retire sold_out.txt
+    $ oxyrec tokenize --workdir runs/beauty --refit
     """
+
+    add: Annotated[pathlib.Path | None, arg(
+        metavar="FILE", help_behavior_hint="", help="New items (Parquet, CSV, TSV or "
+        "JSON lines; item_id, title, …) get IDs; no other item moves.")] = None
+    retire: Annotated[pathlib.Path | None, arg(
+        metavar="FILE", help_behavior_hint="", help="Items whose ids stand in this "
+        "file, one a line, are no longer recommended.")] = None
+    refit: Annotated[FlagCreatePairsOff[bool], arg(
+        help="Fit the codebooks again from where they stand and tell which items "
+        "moved. Trained runs then need training anew.")] = False
 
     def work(self) -> dict[str, Any]:
         from oxyrec_jax import workflow
+        if sum((self.add is not None, self.retire is not None, self.refit)) > 1:
+            raise InputError("--add, --retire and --refit are steps of their own; give "
+                             "one at a time")
+        if self.add is not None:
+            return workflow.add_items(self.space(), self.add)
+        if self.retire is not None:
+            return workflow.retire_items(self.space(), self.retire)
+        if self.refit:
+            return workflow.refit(self.space())
         return workflow.tokenize(self.space())
 
 

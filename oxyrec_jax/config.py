@@ -18,8 +18,8 @@ from oxyrec_jax.data.prepare import DataConfig
 from oxyrec_jax.evaluate.evaluation import EvaluateConfig
 from oxyrec_jax.models.config import ModelConfig
 from oxyrec_jax.parallel import MeshConfig
+from oxyrec_jax.tokenizer.build import TokenizerConfig
 from oxyrec_jax.tokenizer.embeddings import EmbeddingConfig
-from oxyrec_jax.tokenizer.sid_table import TokenizerConfig
 from oxyrec_jax.train.loop import TrainConfig
 
 

@@ -7,7 +7,8 @@ from oxyrec_jax.data.pipeline import Pipeline
 from oxyrec_jax.data.prepare import DataConfig
 from oxyrec_jax.evaluate.evaluation import EvaluateConfig
 from oxyrec_jax.models.config import ModelConfig
-from oxyrec_jax.tokenizer.sid_table import TokenizerConfig
+from oxyrec_jax.tokenizer.build import TokenizerConfig
+from oxyrec_jax.tokenizer.sources import SourceConfig
 from oxyrec_jax.train.loop import TrainConfig
 from oxyrec_jax.train.objective import ObjectiveConfig
 from oxyrec_jax.train.step import OptimizerConfig
@@ -19,8 +20,8 @@ def get_config() -> Experiment:
         name="Quickstart: the simulated shop",
         data=DataConfig(source="shop"),
         tokenizer=TokenizerConfig(
-            widths=(32, 32, 32), sources=("text", "co-engagement"),
-            collisions="spread"),
+            widths=(32, 32, 32), collisions="reassign",
+            sources=SourceConfig(sources=("text", "co-engagement"))),
         model=ModelConfig(width=64, heads=2, head_width=32, mlp_width=128,
                           memory=True, item_head=True),
         train=TrainConfig(

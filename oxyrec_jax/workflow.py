@@ -6,6 +6,7 @@
 import dataclasses
 import functools
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,17 +25,17 @@ from oxyrec_jax.evaluate.generator import recommend_split
 from oxyrec_jax.models.flops import forward_flops
 from oxyrec_jax.models.generator import Generator
 from oxyrec_jax.models.memory import count_successors
-from oxyrec_jax.report import Example, write_report
-from oxyrec_jax.tokenizer import embeddings, sid_table
+from oxyrec_jax.report import Example, write_report, write_tokenizer_page
+from oxyrec_jax.tokenizer import build, embeddings, lifecycle, sid_table
 from oxyrec_jax.tokenizer.catalogue import Catalogue, make_catalogue
 from oxyrec_jax.tokenizer.trie import Leaves
 from oxyrec_jax.train import loop
 from oxyrec_jax.workspace import (Workspace, begin_run, check_run, need,
                                   open_workspace)
 
-__all__ = ["Ready", "Workspace", "evaluate", "flops_per_target", "load",
-           "open_workspace", "parameters", "prepare", "recommend", "report",
-           "tokenize", "train", "versions"]
+__all__ = ["Ready", "Workspace", "add_items", "evaluate", "flops_per_target", "load",
+           "open_workspace", "parameters", "prepare", "recommend", "refit", "report",
+           "retire_items", "tokenize", "train", "versions"]
 
 _log = logging.getLogger(__name__)
 _ITEM_BUCKET = 128  # rows of the item table, so that meshes divide it
@@ -62,15 +63,50 @@ def prepare(space: Workspace) -> dict[str, Any]:
 def tokenize(space: Workspace) -> dict[str, Any]:
     """Gives every item a semantic ID; returns the quality figures."""
     need(space.data, "prepare")
-    manifest = sid_table.build_semantic_ids(
+    manifest = build.build_semantic_ids(
         load_dataset(space.data), space.cfg.text, space.cfg.tokenizer,
         space.semantic_ids, cache_folder=space.folder / "cache")
     space.save()
-    return {"widths": manifest["widths"], **manifest["quality"]}
+    return _of_bundle(space, manifest)
 
 
-def load(space: Workspace) -> Ready:
-    """Opens data set and semantic IDs and puts the items on the device."""
+def add_items(space: Workspace, path: str | os.PathLike) -> dict[str, Any]:
+    """Gives the new items of a file semantic IDs; returns figures and drift."""
+    dataset, cfg = _before_a_change(space), space.cfg
+    columns = {}
+    if cfg.data.source == "table":
+        columns = dataclasses.asdict(cfg.data.item_columns)
+        columns["item_id"] = columns.pop("item")
+    return _of_bundle(space, lifecycle.add_items(
+        dataset, space.semantic_ids, path, cache_folder=space.folder / "cache",
+        columns=columns, text_fields=cfg.data.text_fields, gate=cfg.tokenizer.gate,
+        alarm=cfg.tokenizer.drift))
+
+
+def retire_items(space: Workspace, path: str | os.PathLike) -> dict[str, Any]:
+    """Takes the items of a file of ids out of the trie; returns the figures."""
+    return _of_bundle(space, lifecycle.retire_items(_before_a_change(space),
+                                                    space.semantic_ids, path))
+
+
+def refit(space: Workspace) -> dict[str, Any]:
+    """Fits the codebooks again from where they stand; returns figures and moves."""
+    dataset = _before_a_change(space)
+    manifest = lifecycle.refit(dataset, space.cfg.text, space.cfg.tokenizer,
+                               space.semantic_ids, cache_folder=space.folder / "cache")
+    space.save()
+    return _of_bundle(space, manifest)
+
+
+def load(space: Workspace, *, live: bool = False) -> Ready:
+    """Opens data set and semantic IDs and puts the items on the device.
+
+    Args:
+      space: with data set and semantic IDs.
+      live: the catalogue as it is now: with the items that were added, without those
+        that were retired. Otherwise the data set's own items, all of them: what a run
+        learns and is judged on does not change when items come and go.
+    """
     cfg = space.cfg
     need(space.data, "prepare")
     dataset = load_dataset(space.data)
@@ -92,19 +128,32 @@ def load(space: Workspace) -> Ready:
     if cfg.model.item_features and features is None:
         raise InputError("model.item_features needs the embeddings of the items, which "
                          f"{space.semantic_ids} does not hold; set it to false")
+    count = len(ids.codes) if live else dataset.num_items
+    items = -(-count // _ITEM_BUCKET) * _ITEM_BUCKET
     catalogue, leaves = make_catalogue(
-        ids.codes, ids.widths, popularity=ids.popularity, features=features,
-        successors=successors)
-    items = -(-dataset.num_items // _ITEM_BUCKET) * _ITEM_BUCKET
+        ids.codes[:count], ids.widths, popularity=ids.priority[:count],
+        features=None if features is None else features[:count],
+        successors=successors, retired=~ids.live if live else None,
+        rows=items if live and ids.manifest["generation"] else None)
     return Ready(dataset, ids, catalogue, leaves,
                  Generator(cfg.model, tuple(ids.widths), items))
 
 
 def parameters(space: Workspace, ready: Ready, seed: int) -> Any:
-    """The best parameters of a run, NumPy arrays, once it is sure that they fit."""
+    """The best parameters of a run, NumPy arrays, once it is sure that they fit.
+
+    Items that were added since begin without a vector of their own: it is zero.
+    """
     need(space.run(seed) / "best", "train")
     check_run(space, seed, ready.ids)
-    return loop.read_params(space.run(seed) / "best")[0]
+    params = loop.read_params(space.run(seed) / "best")[0]
+    known, rows = ready.dataset.num_items, ready.model.items
+    if len(ready.catalogue.tables.codes) > known and "item_vectors" in params:
+        vectors = np.asarray(params["item_vectors"])
+        longer = np.zeros((rows, vectors.shape[1]), vectors.dtype)
+        longer[:known] = vectors[:known]
+        params = {**params, "item_vectors": longer}
+    return params
 
 
 def train(space: Workspace, seeds: Sequence[int] | None = None) -> dict[str, Any]:
@@ -174,19 +223,20 @@ def recommend(space: Workspace, *, user: str | None = None,
     Raises:
       InputError: an unknown user or item, an empty history, or K above the catalogue.
     """
-    cfg, ready = space.cfg, load(space)
-    if not 1 <= k <= ready.dataset.num_items:
-        raise InputError(f"--k {k}: the catalogue has {ready.dataset.num_items} items; "
-                         f"ask for 1 to {ready.dataset.num_items}")
+    cfg, ready = space.cfg, load(space, live=True)
+    count = int(ready.ids.live.sum())
+    if not 1 <= k <= count:
+        raise InputError(f"--k {k}: the catalogue has {count} items; ask for 1 to "
+                         f"{count}")
     if k > cfg.beams:  # a wider search; else the very lists that `evaluate` judges
         space = dataclasses.replace(space, cfg=dataclasses.replace(cfg, beams=k))
-    history = _history(ready.dataset, user, items)
+    table = sid_table.catalogue_table(ready.dataset, ready.ids)
+    ids, titles = table["item_id"].to_pylist(), table["title"].to_pylist()
+    history = _history(ready.dataset, ids, user, items)
     most = cfg.train.pipeline.history
     note = (f"The history has {len(history)} items, the model reads the newest {most}."
             if len(history) > most else "")
     params = jax.device_put(parameters(space, ready, cfg.seeds[0]))
-    table = ready.dataset.item_table()
-    ids, titles = table["item_id"].to_pylist(), table["title"].to_pylist()
     return {
         "history": [{"item_id": ids[item], "title": titles[item]} for item in history],
         "recommendations": [
@@ -261,7 +311,24 @@ def _text_embeddings(space: Workspace, dataset: Dataset) -> np.ndarray | None:
     return embeddings.embed_texts(texts, space.cfg.text, space.folder / "cache")
 
 
-def _history(dataset: Dataset, user: str | None, items: Sequence[str]) -> np.ndarray:
+def _before_a_change(space: Workspace) -> Dataset:
+    need(space.data, "prepare")
+    need(space.semantic_ids, "tokenize")
+    return load_dataset(space.data)
+
+
+def _of_bundle(space: Workspace, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What `tokenize` tells: the quality figures, the gate, what was done; its page."""
+    page = write_tokenizer_page(space.semantic_ids_page, space.semantic_ids,
+                                load_dataset(space.data), title=f"{space.cfg.name}: "
+                                "semantic IDs")
+    return {"page": str(page), "widths": manifest["widths"], **manifest["quality"],
+            "gate": manifest["gate"], "generation": manifest["generation"],
+            **(manifest["lifecycle"] or {})}
+
+
+def _history(dataset: Dataset, ids: Sequence[str], user: str | None,
+             items: Sequence[str]) -> np.ndarray:
     if (user is None) == (not items):
         raise InputError("give either --user with a user id or --items with the item "
                          "ids of a history, oldest first")
@@ -273,8 +340,7 @@ def _history(dataset: Dataset, user: str | None, items: Sequence[str]) -> np.nda
         sequence = known.index(user)
         length = int(np.diff(dataset.offsets()[sequence:sequence + 2])[0])
         return np.asarray(dataset.history(sequence, length))
-    place = {name: number for number, name in
-             enumerate(dataset.item_table()["item_id"].to_pylist())}
+    place = {name: number for number, name in enumerate(ids)}
     unknown = [item for item in items if item not in place]
     if unknown:
         raise InputError(f"--items: no item {', '.join(unknown)} in the catalogue of "
@@ -315,8 +381,8 @@ def _answer(space: Workspace, ready: Ready, params: Any, history: np.ndarray
             "items": padded, "segments": real.astype(np.int32),
             "target_positions": np.full((1, 1), len(recent) - 1, np.int32)},
         ready.catalogue, beams=space.cfg.beams)
-    sids = ready.leaves.of_items()
-    score = dict(zip(np.asarray(beams.leaves[0]).tolist(),
+    score = dict(zip(map(tuple, np.asarray(beams.codes[0]).tolist()),
                      np.asarray(beams.log_probs[0]).tolist(), strict=True))
     items = expand_items(beams, ready.leaves, limit=space.cfg.beams)[0]
-    return [(item, score[int(sids[item])]) for item in items.tolist() if item >= 0]
+    return [(item, score[tuple(ready.ids.codes[item].tolist())])
+            for item in items.tolist() if item >= 0]

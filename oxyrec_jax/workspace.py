@@ -2,6 +2,7 @@
 
     data/              prepared data set               `prepare`
     semantic_ids/      codes, codebooks, quality       `tokenize`
+    semantic_ids.html  every figure of them explained; .json: the same
     train/seed<n>/     checkpoints, log, best          `train`
     evaluation/<split> figures and ranks               `evaluate`
     report.html                                        `report`
@@ -34,6 +35,10 @@ class Workspace:
     @property
     def semantic_ids(self) -> pathlib.Path:
         return self.folder / "semantic_ids"
+
+    @property
+    def semantic_ids_page(self) -> pathlib.Path:
+        return self.folder / "semantic_ids.html"
 
     def run(self, seed: int) -> pathlib.Path:
         """Folder of one training run."""
@@ -137,7 +142,7 @@ def _ids_of(space: Workspace, seed: int) -> pathlib.Path:
 
 def _digests(ids: SemanticIds) -> dict[str, str]:
     return {"dataset": ids.manifest["dataset"],
-            "codes": ids.manifest["files"]["codes.npy"]["sha256"]}
+            "codes": ids.manifest["root"]}  # the same while no old item moves
 
 
 def _refuse(run: pathlib.Path, changes: Sequence[str]) -> None:

@@ -172,12 +172,13 @@ def test_a_damaged_file_is_named(name, copied, oxyrec):
     refuses(oxyrec("evaluate", "--workdir", copied), path)
 
 
-@pytest.mark.parametrize("bundle", ["data", "semantic_ids", "train/seed0/best"])
-def test_another_schema_version_is_told(bundle, copied, oxyrec):
+@pytest.mark.parametrize("bundle, reads", [
+    ("data", 1), ("semantic_ids", 2), ("train/seed0/best", 1)])
+def test_another_schema_version_is_told(bundle, reads, copied, oxyrec):
     path = copied / bundle / "manifest.json"
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps(manifest | {"version": 99}))
-    refuses(oxyrec("evaluate", "--workdir", copied), path.parent, "99", "reads 1")
+    refuses(oxyrec("evaluate", "--workdir", copied), path.parent, "99", f"reads {reads}")
 
 
 @pytest.mark.parametrize("setting", ["tokenizer.seed=5", "tokenizer.widths=[5,5]"])

@@ -12,7 +12,7 @@ SETTINGS = (
     "data.source=table", "data.columns.user=visitor", "data.columns.item=sku",
     "data.columns.time=at", "data.time_unit=iso", "data.item_columns.item=sku",
     "data.item_columns.title=name", "data.item_columns.price=price",
-    "text.source=hashed", "tokenizer.widths=[8,8]", "tokenizer.collisions=spread",
+    "text.source=hashed", "tokenizer.widths=[8,8]", "tokenizer.collisions=reassign",
     "model.width=16", "model.heads=2", "model.head_width=8", "model.mlp_width=16",
     "model.encoder_layers=1", "train.steps=4", "train.log_every=2",
     "train.evaluate_every=2", "train.checkpoint_every=2", "train.pipeline.batch=8",

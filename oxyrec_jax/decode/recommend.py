@@ -91,6 +91,8 @@ def _other_experts(ask: Any, model: Generator, catalogue: Catalogue, state: Arra
             weights[:, 1:2] * mixture.pointer.weights[:, 0])
     if model.cfg.item_head:
         scores = ask(state, catalogue.tables, method="item_scores")[:, 0]
+        if catalogue.tables.live is not None:
+            scores = jnp.where(catalogue.tables.live, scores, -jnp.inf)
         items = items + weights[:, -1:] * jax.nn.softmax(
             mixture.sharpness[1] * scores, axis=-1)
     return items

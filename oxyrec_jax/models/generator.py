@@ -305,11 +305,13 @@ class ItemTables:
       codes: `[N, T]` int32, the semantic ID of each item.
       features: `[N, F]` float32 side features such as text embeddings, or None.
       successors: what followed each item in training, or None.
+      live: `[N]` bool, true on items that may be recommended; None: all.
     """
 
     codes: Array
     features: Array | None = None
     successors: memory_lib.Successors | None = None
+    live: Array | None = None
 
 
 @jax.tree_util.register_dataclass

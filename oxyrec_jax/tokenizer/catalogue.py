@@ -21,7 +21,7 @@ class Catalogue:
       tables: what the network reads of every item.
       trie: the semantic IDs as a prefix tree.
       paths: `[N, T]` int32: the trie node that an item reaches at each level; the last
-        is its leaf.
+        is its leaf. -1 where the item is not in the trie.
     """
 
     tables: ItemTables
@@ -31,40 +31,78 @@ class Catalogue:
 
 def make_catalogue(codes: np.ndarray, widths: tuple[int, ...], *,
                    popularity: np.ndarray, features: np.ndarray | None = None,
-                   successors: Successors | None = None) -> tuple[
+                   successors: Successors | None = None,
+                   retired: np.ndarray | None = None, rows: int | None = None,
+                   at_least: trie_lib.Trie | None = None) -> tuple[
                        Catalogue, trie_lib.Leaves]:
     """Puts a catalogue on the default device.
 
     Args:
       codes: `[N, T]` int, semantic ID of each item.
       widths: codes on each level.
-      popularity: `[N]` training events of each item: orders items that share an ID.
+      popularity: `[N]` training events of each item, or another number that orders
+        items that share an ID: higher first, equals by item id.
       features: `[N, F]` float side features, or None.
-      successors: the transition memory's table, or None.
+      successors: the transition memory's table, or None. Items beyond its rows have
+        no successors.
+      retired: `[N]` bool: items that can be read in a history but not recommended;
+        None: none.
+      rows: how many rows the item tables get, at least N: what is not an item has
+        semantic ID 0 and is in no trie. Another catalogue with so many rows compiles
+        nothing anew. None: N.
+      at_least: a trie whose array sizes the new one must not fall below, for the same
+        reason.
 
     Returns:
       The catalogue, and the items behind each leaf of its trie.
 
     Raises:
-      InputError: the tables disagree on the number of items, or a feature is not
-        finite.
+      InputError: the tables disagree on the number of items, a feature is not finite,
+        or all items are retired.
     """
-    items = len(codes)
+    items, rows = len(codes), len(codes) if rows is None else rows
+    if rows < items:
+        raise ValueError(f"{rows=}, expected at least {items}")
     if len(popularity) != items:
         raise InputError(f"{len(popularity)} items have a popularity and {items} a "
                          "semantic ID; tokenize this data set again")
     if features is not None:
-        if len(features) != items:
-            raise InputError(f"{len(features)} items have features and {items} a "
-                             "semantic ID; tokenize this data set again")
-        bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-        if len(bad):
-            raise InputError(f"the features of item {bad[0]} are not finite "
-                             f"({len(bad)} such items); embed the items again")
-    order = np.lexsort((np.arange(items), -np.asarray(popularity)))
-    trie, leaves = trie_lib.build_trie(codes, widths, order=order)
-    paths = trie_lib.item_paths(trie, jnp.asarray(codes))
+        _check_features(features, items)
+    live = np.arange(items) if retired is None else np.flatnonzero(~retired)
+    if items and not len(live):
+        raise InputError("all items are retired; nothing is left to recommend")
+    order = np.lexsort((live, -np.asarray(popularity)[live]))
+    trie, leaves = trie_lib.build_trie(codes[live], widths, order=order,
+                                       at_least=at_least)
     tables = ItemTables(
-        jnp.asarray(codes, jnp.int32),
-        None if features is None else jnp.asarray(features, jnp.float32), successors)
+        _padded(codes, rows, np.int32),
+        None if features is None else _padded(features, rows, np.float32),
+        None if successors is None else Successors(
+            _padded(successors.items, rows, np.int32, fill=-1),
+            _padded(successors.counts, rows, np.float32)))
+    paths = trie_lib.item_paths(trie, tables.codes)
+    if len(live) < rows:
+        mask = np.zeros(rows, bool)
+        mask[live] = True
+        tables = dataclasses.replace(tables, live=jnp.asarray(mask))
+        paths = jnp.where(mask[:, None], paths, -1)
+        leaves = trie_lib.Leaves(leaves.offsets, live[leaves.items].astype(np.int32))
     return Catalogue(tables, trie, paths), leaves
+
+
+def _padded(table: np.ndarray | Array, rows: int, dtype: type, fill: int = 0) -> Array:
+    if len(table) == rows:
+        return jnp.asarray(table, dtype)
+    longer = np.full((rows, *table.shape[1:]), fill, dtype)
+    longer[:len(table)] = table
+    return jnp.asarray(longer)
+
+
+def _check_features(features: np.ndarray, items: int) -> None:
+    if len(features) != items:
+        raise InputError(f"{len(features)} items have features and {items} a semantic "
+                         "ID; tokenize this data set again")
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        raise InputError(f"the features of item {bad[0]} are not finite ({len(bad)} "
+                         "such items); embed the items again")

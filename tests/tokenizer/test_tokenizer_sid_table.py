@@ -13,12 +13,16 @@ from hypothesis import strategies as st
 from oxyrec_jax import artifacts
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data import dataset as datasets
-from oxyrec_jax.tokenizer import residual, sid_table
+from oxyrec_jax.tokenizer import build, kmeans, ordering, quantiser, sid_table
 from oxyrec_jax.tokenizer import trie as tries
 from oxyrec_jax.tokenizer.embeddings import EmbeddingConfig
+from oxyrec_jax.tokenizer.quality_gate import GateConfig
+from oxyrec_jax.tokenizer.sources import SourceConfig
 
 HASHED = EmbeddingConfig("hashed", dimension=16)
-CFG = sid_table.TokenizerConfig(widths=(8, 8), dimension=4, iterations=8)
+CFG = build.TokenizerConfig(
+    widths=(8, 8), sources=SourceConfig(dimension=4),
+    quantiser=quantiser.Quantiser(lloyd=kmeans.KMeans(iterations=8)))
 KINDS = ("polish", "shampoo", "brush")
 COLOURS = ("red", "blue", "green", "black", "white")
 
@@ -59,7 +63,7 @@ def toy(tmp_path_factory):
 
 
 def _build(toy, folder, **options):
-    manifest = sid_table.build_semantic_ids(
+    manifest = build.build_semantic_ids(
         toy, HASHED, dataclasses.replace(CFG, **options), folder / "sids",
         cache_folder=folder / "cache")
     return sid_table.load_semantic_ids(folder / "sids", toy), manifest
@@ -73,10 +77,10 @@ def built(toy, tmp_path_factory):
 def test_the_bundle_holds_what_was_made(toy, built):
     sids, manifest = built
     assert sids.codes.shape == (45, 2) and sids.codes.dtype == np.int32
-    assert sids.widths == (8, 8) and len(sids.codebooks) == 2
+    assert sids.widths == (8, 8) and sids.codebooks.widths == (8, 8)
     np.testing.assert_allclose(np.linalg.norm(sids.embeddings, axis=1), 1, rtol=1e-5)
     np.testing.assert_array_equal(
-        residual.encode(sids.codebooks, sids.embeddings), sids.codes)
+        quantiser.encode(sids.codebooks, sids.embeddings), sids.codes)
     assert sids.manifest == json.loads(json.dumps(manifest))
     assert manifest["encoder"] == {"name": "hashed character n-grams", "dimension": 16,
                                    "sha256": None}
@@ -114,7 +118,7 @@ def test_prefix_lookup_equals_a_scan(built):
 def test_collision_lists_hold_every_item_once_by_popularity(seed, items, widths):
     rng = np.random.default_rng(seed)
     codes = rng.integers(0, widths, (items, len(widths))).astype(np.int32)
-    sids = sid_table.SemanticIds(codes, widths, rng.integers(0, 3, items), (), None, {})
+    sids = sid_table.SemanticIds(codes, widths, rng.integers(0, 3, items))
     lists = [sids.items(code) for code in np.unique(codes, axis=0)]
     assert sorted(np.concatenate(lists)) == list(range(items))
     for held in lists:
@@ -128,31 +132,36 @@ def test_collision_lists_hold_every_item_once_by_popularity(seed, items, widths)
         np.testing.assert_array_equal(leaves.items[first:last], held)
 
 
-def test_spread_and_dedup_leave_no_item_sharing(toy, built, tmp_path):
+def test_reassign_and_dedup_leave_no_item_sharing(toy, built, tmp_path):
     listed = built[0]
-    spread, _ = _build(toy, tmp_path, collisions="spread")
-    np.testing.assert_array_equal(spread.codes[:, 0], listed.codes[:, 0])
+    moved, _ = _build(toy, tmp_path, collisions="reassign")
+    np.testing.assert_array_equal(moved.codes[:, 0], listed.codes[:, 0])
     sizes = np.bincount(listed.codes[:, 0], minlength=8)
-    assert np.unique(spread.codes, axis=0, return_counts=True)[1].max() == (
+    assert np.unique(moved.codes, axis=0, return_counts=True)[1].max() == (
         -(-sizes.max() // 8))
     dedup, manifest = _build(toy, tmp_path, collisions="dedup")
     np.testing.assert_array_equal(dedup.codes[:, :2], listed.codes)
     assert manifest["quality"]["duplicates"] == 0 and len(dedup.widths) == 3
     assert dedup.widths[2] == built[1]["quality"]["max_items_per_sid"]
-    assert len(dedup.codebooks) == 3 and not dedup.codebooks[2].any()
+    assert dedup.codebooks.widths == (8, 8)
+    roomy, _ = _build(toy, tmp_path, collisions="dedup", room=5)
+    np.testing.assert_array_equal(roomy.codes, dedup.codes)
+    assert roomy.widths[2] == dedup.widths[2] + 5
 
 
 def test_sources_stand_side_by_side_with_their_weights(toy, tmp_path):
-    cfg = dataclasses.replace(CFG, sources=("text", "co-engagement"), weights=(2.0, 1))
-    sid_table.build_semantic_ids(toy, EmbeddingConfig("hashed", dimension=12), cfg,
-                                 tmp_path / "sids")
+    cfg = dataclasses.replace(CFG, sources=SourceConfig(
+        sources=("text", "co-engagement"), weights=(2.0, 1), dimension=4))
+    build.build_semantic_ids(toy, EmbeddingConfig("hashed", dimension=12), cfg,
+                             tmp_path / "sids")
     x = sid_table.load_semantic_ids(tmp_path / "sids").embeddings
     assert x.shape == (45, 12 + 4)
     np.testing.assert_allclose(np.linalg.norm(x[:, :12], axis=1), 2, rtol=1e-5)
     behaviour = np.linalg.norm(x[:, 12:], axis=1)
     np.testing.assert_allclose(behaviour[behaviour > 0], 1, rtol=1e-5)
     assert (behaviour > 0).sum() > 20
-    only, manifest = _build(toy, tmp_path, sources=("co-engagement",), dimension=16)
+    only, manifest = _build(toy, tmp_path, sources=SourceConfig(
+        sources=("co-engagement",), dimension=16))
     assert only.embeddings.shape == (45, 16) and manifest["encoder"] is None
 
 
@@ -165,7 +174,7 @@ def test_little_catalogues_get_right_ids(tmp_path, texts):
     distinct = len(set(texts))
     assert manifest["quality"]["sids"] == distinct
     assert len(sids.items(sids.codes[0])) == len(texts) - distinct + 1
-    np.testing.assert_allclose(residual.decode(sids.codebooks, sids.codes),
+    np.testing.assert_allclose(quantiser.decode(sids.codebooks, sids.codes),
                                sids.embeddings, atol=1e-5)
 
 
@@ -174,7 +183,7 @@ def test_nan_embeddings_are_named(toy, tmp_path):
     x[7, 1] = np.nan
     np.save(tmp_path / "x.npy", x)
     with pytest.raises(InputError, match="x.npy: row 7 holds NaN"):
-        sid_table.build_semantic_ids(
+        build.build_semantic_ids(
             toy, EmbeddingConfig("file", path=str(tmp_path / "x.npy")), CFG,
             tmp_path / "sids")
     assert not (tmp_path / "sids").exists()
@@ -182,17 +191,18 @@ def test_nan_embeddings_are_named(toy, tmp_path):
 
 def test_items_without_any_text_are_named(tmp_path):
     toy = _dataset(tmp_path / "data", [None, None, None])
-    with pytest.raises(InputError, match="have no text; choose"):
-        sid_table.build_semantic_ids(toy, HASHED, CFG, tmp_path / "sids")
+    with pytest.raises(InputError, match="have no text; choose other"):
+        build.build_semantic_ids(toy, HASHED, CFG, tmp_path / "sids")
 
 
 @pytest.mark.parametrize("options, words", [
-    ({"sources": ("image",)}, "sources are"), ({"sources": ()}, "sources are"),
-    ({"sources": ("text", "text")}, "sources are"),
-    ({"weights": (1.0, 2.0)}, "one positive number for each"),
-    ({"weights": (0.0,)}, "one positive number"),
-    ({"collisions": "drop"}, "policy is 'drop', expected one of list, spread, dedup"),
-    ({"widths": ()}, "widths are"), ({"widths": (8, 0)}, "widths are"),
+    ({"collisions": "drop"}, "collisions is 'drop', expected one of list, reassign"),
+    ({"order": "price"}, "order is 'price', expected one of popularity, recency"),
+    ({"order": "learned"}, "tokenizer.order_scores"),
+    ({"room": -1}, "room is -1"), ({"room": 2}, "room is 2, .* unless"),
+    ({"sources": SourceConfig(sources=("smell",))}, "sources"),
+    ({"quantiser": quantiser.Quantiser(kind="guess")}, "quantiser is 'guess'"),
+    ({"widths": ()}, "widths is"), ({"widths": (8, 0)}, "widths is"),
 ])
 def test_settings_that_cannot_work_are_named(toy, tmp_path, options, words):
     with pytest.raises(InputError, match=words):
@@ -209,7 +219,7 @@ def bundle(toy, tmp_path):
 
 def test_ids_from_elsewhere_need_no_codebooks(toy, bundle):
     sids = sid_table.load_semantic_ids(bundle, toy)
-    assert sids.codebooks == () and sids.embeddings is None
+    assert sids.codebooks is None and sids.embeddings is None and sids.live.all()
     np.testing.assert_array_equal(sids.codes, np.arange(90).reshape(45, 2) % 8)
 
 
@@ -237,13 +247,17 @@ def _edit_manifest(folder, **changes):
     (lambda f: np.save(f / "codes.npy", np.zeros((45, 2), np.int32)),
      "codes.npy was changed"),
     (lambda f: _edit_manifest(f, kind="dataset"), "holds 'dataset', expected 'seman"),
-    (lambda f: _edit_manifest(f, version=7), "schema version 7"),
+    (lambda f: _edit_manifest(f, version=1), "schema version 1, this release reads 2"),
+    (lambda f: _edit_manifest(f, counts={"dataset": 44, "added": 0}),
+     "holds 45 items, of which 0 were added"),
+    (lambda f: _edit_manifest(f, codebooks={"kind": "tea leaves", "widths": [8]}),
+     "codebooks of the kind 'tea leaves'"),
     (lambda f: _edit_manifest(f, dataset="0" * 64), "made for another data set"),
     (lambda f: _edit_manifest(f, widths=[4, 4]), "codes.npy: row .* expected 0 to 3"),
     (lambda f: _edit_manifest(f, widths=[8]), "codes.npy: found int32"),
     (lambda f: (f / "manifest.json").write_text("{"), "manifest.json is not valid"),
-], ids=["missing", "cut", "changed", "kind", "version", "data set", "widths", "levels",
-        "manifest"])
+], ids=["missing", "cut", "changed", "kind", "version", "counts", "codebooks",
+        "data set", "widths", "levels", "manifest"])
 def test_a_damaged_or_foreign_bundle_is_named(toy, bundle, damage, words):
     damage(bundle)
     with pytest.raises(InputError, match=words):
@@ -258,7 +272,8 @@ def test_a_popularity_of_other_items_is_named(toy, bundle):
     artifacts.write_bundle(
         bundle, kind=sid_table.KIND, version=sid_table.VERSION,
         arrays={"codes": sids.codes, "popularity": np.zeros(44)},
-        facts={"widths": [8, 8], "dataset": sids.manifest["dataset"]})
+        facts={"widths": [8, 8], "dataset": sids.manifest["dataset"],
+               "codebooks": None})
     with pytest.raises(InputError, match="popularity.npy has shape"):
         sid_table.load_semantic_ids(bundle, toy)
 
@@ -268,9 +283,61 @@ def test_a_real_catalogue_is_covered(shared_data, tmp_path):
     with gzip.open(path, "rt") as file:
         titles = [json.loads(line).get("title") or "" for line in file]
     toy = _dataset(tmp_path / "data", titles)
-    manifest = sid_table.build_semantic_ids(
-        toy, EmbeddingConfig(), sid_table.TokenizerConfig(
-            widths=(64, 64, 64), collisions="spread"), tmp_path / "sids")
+    manifest = build.build_semantic_ids(
+        toy, EmbeddingConfig(), build.TokenizerConfig(
+            widths=(64, 64, 64), collisions="reassign"), tmp_path / "sids")
     figures = manifest["quality"]
     assert figures["duplicates"] < 0.02 and min(figures["coverage"]) > 0.95
     assert min(figures["perplexity"]) > 40
+
+
+def test_a_build_that_falls_through_the_gate_leaves_the_old_one(toy, tmp_path):
+    _, manifest = _build(toy, tmp_path)
+    assert manifest["gate"] == {"passed": True, "asked": []}
+    with pytest.raises(InputError, match="duplicates 0.*, expected at most 0;.*dedup"):
+        _build(toy, tmp_path, seed=1, gate=GateConfig(max_duplicates=0.0))
+    assert sid_table.load_semantic_ids(tmp_path / "sids", toy).manifest == json.loads(
+        json.dumps(manifest))
+    kept, manifest = _build(toy, tmp_path, collisions="dedup",
+                            gate=GateConfig(max_duplicates=0.0, min_coverage=0.5))
+    assert manifest["gate"]["passed"]
+    assert len(manifest["gate"]["asked"]) == 3  # the digit's coverage is not judged
+
+
+def test_recency_is_the_newest_training_target(toy):
+    # Without times: how many training targets of the sequence came after, negated.
+    events = toy.column("item").reshape(40, 8)[:, 1:6]
+    expected = np.full(45, ordering.NEVER)
+    for row in events:
+        for place, item in enumerate(row):
+            expected[item] = max(expected[item], place - 4)
+    np.testing.assert_array_equal(ordering.training_recency(toy), expected)
+
+
+@pytest.mark.parametrize("order", ordering.ORDERS)
+def test_the_order_inside_an_id_is_the_one_asked_for(toy, tmp_path, order):
+    scores = np.random.default_rng(0).normal(size=45)
+    np.save(tmp_path / "scores.npy", scores)
+    options = {"order_scores": str(tmp_path / "scores.npy")} if (
+        order == "learned") else {}
+    sids, _ = _build(toy, tmp_path, widths=(2,), order=order, **options)
+    by = {"popularity": sids.popularity, "recency": ordering.training_recency(toy),
+          "learned": scores}[order]
+    for code in (0, 1):
+        held = sids.items((code,)).tolist()
+        assert held == sorted(held, key=lambda item: (-by[item], item)) and held
+
+
+@pytest.mark.parametrize("scores, words", [
+    (np.zeros(44), r"holds \(44,\), expected 45 numbers"),
+    (np.full(45, np.nan), r"score of item 0 is not finite \(45"),
+    (np.array(["a"] * 45), "expected 45 numbers")])
+def test_scores_that_do_not_fit_are_named(toy, tmp_path, scores, words):
+    np.save(tmp_path / "scores.npy", scores)
+    with pytest.raises(InputError, match=words):
+        _build(toy, tmp_path, order="learned",
+               order_scores=str(tmp_path / "scores.npy"))
+    (tmp_path / "scores.npy").write_text("no array")
+    with pytest.raises(InputError, match="scores.npy is not a readable"):
+        _build(toy, tmp_path, order="learned",
+               order_scores=str(tmp_path / "scores.npy"))

@@ -1,0 +1,65 @@
+"""Which item of a semantic ID stands first: the popular, the recent, or a given score.
+
+    popularity  how often the item is a training target
+    recency     when the item was last a training target
+    learned     a score for each item, made elsewhere, in a `.npy` file
+"""
+
+import pathlib
+
+import numpy as np
+
+from oxyrec_jax.base import InputError
+from oxyrec_jax.data.dataset import Dataset
+
+ORDERS = ("popularity", "recency", "learned")
+NEVER = np.iinfo(np.int64).min + 1  # recency of an item that no training event holds
+
+
+def training_recency(dataset: Dataset) -> np.ndarray:
+    """Tells when each item was last a training target: `[N]` int64.
+
+    Returns:
+      Seconds since 1970 where the data set has times; else minus the number of
+      training targets of the same sequence that came after. `NEVER` where the item is
+      no training target.
+    """
+    sequence, first, last = np.asarray(dataset.split("train"), np.int64).T
+    sizes = np.maximum(last - first, 0)
+    start = np.repeat(np.asarray(dataset.offsets(), np.int64)[sequence] + first, sizes)
+    within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    events = start + within
+    when = (np.asarray(dataset.column("time"), np.int64)[events]
+            if "time" in dataset.columns else
+            within - np.repeat(sizes - 1, sizes))
+    recency = np.full(dataset.num_items, NEVER)
+    np.maximum.at(recency, np.asarray(dataset.column("item"))[events], when)
+    return recency
+
+
+def read_scores(path: str | None, items: int) -> np.ndarray:
+    """Reads a score for each item: `[N]` float64, higher first.
+
+    Raises:
+      InputError: no path, no such file, or not N finite numbers.
+    """
+    if not path:
+        raise InputError("tokenizer.order is learned, which needs the scores of the "
+                         "items; give their .npy file as tokenizer.order_scores")
+    if not pathlib.Path(path).is_file():
+        raise InputError(f"{path} does not exist; give the .npy file of the items' "
+                         "scores")
+    try:
+        scores = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(f"{path} is not a readable .npy array ({error})") from error
+    if not isinstance(scores, np.ndarray) or scores.dtype.kind not in "fiu" or (
+            scores.shape != (items,)):
+        found = getattr(scores, "shape", "no array")
+        raise InputError(f"{path} holds {found}, expected {items} numbers: the score "
+                         "of each item in order")
+    bad = np.flatnonzero(~np.isfinite(scores))
+    if len(bad):
+        raise InputError(f"{path}: the score of item {bad[0]} is not finite "
+                         f"({len(bad)} such items)")
+    return scores.astype(np.float64)
