@@ -34,6 +34,7 @@ import numpy as np
 
 from oxyrec_jax.base import Array
 from oxyrec_jax.tokenizer.trie import Leaves, Trie, children
+from oxyrec_jax.tokenizer.trie_filter import Filter
 
 StepFn = Callable[[Any, Array | None, int], tuple[Array, Any]]
 
@@ -63,6 +64,7 @@ def beam_search(
     beams: int,
     batch: int,
     normalise: Literal["legal", "full"] = "legal",
+    allowed: Filter | None = None,
 ) -> Beams:
     """Finds the K semantic IDs of highest log-probability, level by level.
 
@@ -84,13 +86,15 @@ def beam_search(
       normalise: "legal": each step's softmax runs over the legal children alone, so
         that the probabilities of all semantic IDs sum to 1. "full": it runs over the
         level's whole codebook, and illegal codes keep their share.
+      allowed: what each request may get: the search goes as if the trie held nothing
+        else, and finds nothing where nothing is allowed. None: everything.
 
     Returns:
       `Beams` of exactly K places.
 
     Raises:
-      ValueError: beams, batch or normalise make no sense, or a shape from step_fn is
-        not as above (seen while tracing).
+      ValueError: beams, batch or normalise make no sense, a shape from step_fn is not
+        as above, or a level has 2**31 candidates (seen while tracing).
 
     Source: ours; scores over the legal set as in xGR, https://arxiv.org/abs/2512.11529.
     """
@@ -109,10 +113,13 @@ def beam_search(
         if logits.shape != (batch, live, width):
             raise ValueError(f"{logits.shape=}, expected {(batch, live, width)}")
         _check_state(state, batch, live)
-        next_codes, next_nodes, legal = children(trie, level, nodes)
+        next_codes, next_nodes, legal = children(trie, level, nodes, allowed=allowed)
         step = _log_softmax(logits, next_codes, legal, normalise)
         scores = jnp.where(legal, log_probs[..., None] + step, -jnp.inf)
         slots = scores.shape[-1]
+        if live * slots >= 2**31:
+            raise ValueError(f"level {level} has {live} beams of {slots} children, "
+                             "expected less than 2**31 together; take fewer beams")
         scores = scores.reshape(batch, live * slots)
         # One flat selection: choosing within each beam first is 2 to 40 times slower
         # on a CPU core (32 requests, K 10 to 256, 256 slots), because top_k of a row
@@ -144,6 +151,7 @@ def expand_items(
     *,
     limit: int,
     limit_per_sid: int = 50,
+    allowed: Filter | None = None,
 ) -> np.ndarray:
     """Turns ranked semantic IDs into ranked items, on the host.
 
@@ -156,13 +164,16 @@ def expand_items(
       limit: K: how many items a row may hold, at least 1.
       limit_per_sid: how many items one semantic ID may give, at least 1 (ours: bounds
         the share of a large collision).
+      allowed: the filter of the search, row by row: other items are left out before
+        anything is counted. None: every item.
 
     Returns:
       `[R, K]` int32: item ids; -1 from where a row has no more. Items do not repeat
       unless leaves do.
 
     Raises:
-      ValueError: a limit below 1, or leaves that are not of this catalogue.
+      ValueError: a limit below 1, leaves that are not of this catalogue, or a filter
+        of another number of rows.
     """
     ranked = np.asarray(beams.leaves if isinstance(beams, Beams) else beams)
     if ranked.ndim != 2 or not np.issubdtype(ranked.dtype, np.integer):
@@ -174,18 +185,35 @@ def expand_items(
             f"leaves from {ranked.min()} to {ranked.max()}, expected -1 to "
             f"{len(leaves) - 1}: the search used another catalogue"
         )
+    if allowed is not None and len(allowed.pool) != len(ranked):
+        raise ValueError(f"a filter of {len(allowed.pool)} requests for {len(ranked)}")
     safe = np.maximum(ranked, 0)
     first = leaves.offsets[safe]
-    held = np.minimum(leaves.offsets[safe + 1] - first, limit_per_sid)
-    held = np.where(ranked < 0, 0, held)
-    place = np.cumsum(held, axis=1) - held  # where the first item of a beam goes
-    taken = np.clip(limit - place, 0, held).ravel()
-    row = np.repeat(np.arange(len(ranked)).repeat(ranked.shape[1]), taken)
-    within = np.arange(taken.sum()) - np.repeat(np.cumsum(taken) - taken, taken)
+    held = np.where(ranked < 0, 0, leaves.offsets[safe + 1] - first)
     items = np.full((len(ranked), limit), -1, np.int32)
-    column = np.repeat(place.ravel(), taken) + within
-    items[row, column] = leaves.items[np.repeat(first.ravel(), taken) + within]
+    if allowed is None:
+        held = np.minimum(held, limit_per_sid)
+        place = np.cumsum(held, axis=1) - held  # where the first item of a beam goes
+        taken = np.clip(limit - place, 0, held).ravel()
+        row = np.repeat(np.arange(len(ranked)).repeat(ranked.shape[1]), taken)
+        within = _count_up(taken)
+        column = np.repeat(place.ravel(), taken) + within
+        items[row, column] = leaves.items[np.repeat(first.ravel(), taken) + within]
+        return items
+    # a row at a time: which items a list gives is known after looking at all of it
+    for row in range(len(ranked)):
+        places = np.repeat(first[row], held[row]) + _count_up(held[row])
+        kept = allowed.admits(row, places)
+        beam = np.repeat(np.arange(len(held[row])), held[row])[kept]
+        within = _count_up(np.bincount(beam, minlength=len(held[row])))
+        chosen = places[kept][within < limit_per_sid][:limit]
+        items[row, : len(chosen)] = leaves.items[chosen]
     return items
+
+
+def _count_up(counts: np.ndarray) -> np.ndarray:
+    """0, 1, ... anew for each count, one after the other: [2, 3] to 0 1 0 1 2."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def _log_softmax(logits: Array, codes: Array, legal: Array, normalise: str) -> Array:
