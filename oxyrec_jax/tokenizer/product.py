@@ -18,6 +18,7 @@ from oxyrec_jax.base import Array, InputError
 from oxyrec_jax.tokenizer import kmeans, rows
 
 Arrays = dict[str, np.ndarray]
+Books = tuple[np.ndarray, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,7 @@ def fit(rng: Array, x: np.ndarray, cfg: Product, *, widths: tuple[int, ...],
         mean = start["mean"]
     padded, mask = kmeans.pad_points(points, lloyd.chunk)
     padded = _centre(padded, mask, mean)
-    rotation, books = np.eye(dimension, dtype=np.float32), None
+    rotation = np.eye(dimension, dtype=np.float32)
     if cfg.rotations:
         if start is None:
             rotation = _principal(padded, levels)
@@ -81,8 +82,8 @@ def fit(rng: Array, x: np.ndarray, cfg: Product, *, widths: tuple[int, ...],
         rotation, books = _alternate(padded, mask, rotation, books, cfg.rotations,
                                      lloyd.chunk)
     books = _centroids(rng_last, padded, mask, rotation, widths, lloyd)
-    named = {f"subspace_{level}": np.asarray(book) for level, book in enumerate(books)}
-    return {"mean": mean, "rotation": np.asarray(rotation), **named}
+    named = {f"subspace_{level}": book for level, book in enumerate(books)}
+    return {"mean": mean, "rotation": rotation, **named}
 
 
 def encode(arrays: Arrays, x: np.ndarray, *, levels: int, chunk: int) -> np.ndarray:
@@ -154,45 +155,44 @@ def _principal(x: Array, levels: int) -> np.ndarray:
     return np.asarray(axes[:, ::-1][:, np.concatenate(dealt)], np.float32)
 
 
-def _centroids(rng: Array, x: Array, mask: Array, rotation: np.ndarray | Array,
-               widths: tuple[int, ...], lloyd: kmeans.KMeans) -> tuple[Array, ...]:
+def _centroids(rng: Array, x: Array, mask: Array, rotation: np.ndarray,
+               widths: tuple[int, ...], lloyd: kmeans.KMeans) -> Books:
     books = []
     ends = np.cumsum((0, *slices(x.shape[1], len(widths))))
     for level, key in enumerate(jax.random.split(rng, len(widths))):
-        columns = _turn(x, jnp.asarray(rotation)[:, ends[level] : ends[level + 1]])
-        books.append(kmeans.fit_centroids(key, columns, mask, width=widths[level],
-                                          cfg=lloyd))
+        columns = _turn(x, rotation[:, ends[level] : ends[level + 1]])
+        books.append(np.asarray(kmeans.fit_centroids(
+            key, columns, mask, width=widths[level], cfg=lloyd)))
     return tuple(books)
 
 
-def _alternate(x: Array, mask: Array, rotation: np.ndarray, books: tuple[Array, ...],
-               turns: int, chunk: int) -> tuple[np.ndarray, tuple[Array, ...]]:
+def _alternate(x: Array, mask: Array, rotation: np.ndarray, books: Books, turns: int,
+               chunk: int) -> tuple[np.ndarray, Books]:
     """Fits rotation and centroids in turn; each turn reads the points once.
 
     Both need no more than the sums of the unturned points of each code: X^T Y of a
     slice is sums^T centroids, and the new centroids are the turned sums over counts.
     """
     for _ in range(turns):
-        sums, counts = _gather(x, mask, rotation, books, chunk)
-        cross = np.concatenate(
-            [np.asarray(total, np.float64).T @ np.asarray(book, np.float64)
-             for total, book in zip(sums, books)], axis=1)
-        left, _, right = np.linalg.svd(cross)
-        rotation = np.asarray(left @ right, np.float32)
-        first, moved = 0, []
-        for total, count, book in zip(sums, counts, books):
-            means = (total / jnp.maximum(count, 1)[:, None]
-                     ) @ rotation[:, first : first + book.shape[1]]
-            moved.append(jnp.where(count[:, None] > 0, means, book))
+        found = _gather(x, mask, rotation, books, chunk=chunk)
+        sums = [np.asarray(total, np.float64) for total, _ in found]
+        cross = [total.T @ book for total, book in zip(sums, books)]
+        left, _, right = np.linalg.svd(np.concatenate(cross, axis=1))
+        turn, first, moved = left @ right, 0, []
+        for total, (_, count), book in zip(sums, found, books):
+            load = np.asarray(count)[:, None]
+            columns = turn[:, first : first + book.shape[1]]
+            means = total / np.maximum(load, 1) @ columns
+            moved.append(np.where(load > 0, means, book).astype(np.float32))
             first += book.shape[1]
-        books = tuple(moved)
+        rotation, books = turn.astype(np.float32), tuple(moved)
     return rotation, books
 
 
 @functools.partial(jax.jit, static_argnames="chunk")
-def _gather(x: Array, mask: Array, rotation: Array, books: tuple[Array, ...],
-            chunk: int) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """Sums `[V, D]` of the unturned points of each code of each slice, and counts."""
+def _gather(x: Array, mask: Array, rotation: Array, books: tuple[Array, ...], *,
+            chunk: int) -> tuple[tuple[Array, Array], ...]:
+    """For each slice `[V, D]` sums of each code's unturned points, and `[V]` counts."""
     def add(totals: tuple, part: tuple[Array, Array]) -> tuple[tuple, None]:
         points, real = part
         codes = _nearest(points @ rotation, books)
@@ -205,10 +205,8 @@ def _gather(x: Array, mask: Array, rotation: Array, books: tuple[Array, ...],
 
     zero = tuple((jnp.zeros((len(book), x.shape[1])), jnp.zeros(len(book)))
                  for book in books)
-    totals, _ = jax.lax.scan(add, zero, (x.reshape(-1, chunk, x.shape[1]),
-                                         mask.reshape(-1, chunk)))
-    sums, counts = zip(*totals)
-    return sums, counts
+    return jax.lax.scan(add, zero, (x.reshape(-1, chunk, x.shape[1]),
+                                    mask.reshape(-1, chunk)))[0]
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -240,5 +238,5 @@ def _nearest(turned: Array, books: tuple[Array, ...]) -> Array:
     return jnp.stack(codes, axis=1)
 
 
-def _books(arrays: Arrays, levels: int) -> tuple[Array, ...]:
-    return tuple(jnp.asarray(arrays[f"subspace_{level}"]) for level in range(levels))
+def _books(arrays: Arrays, levels: int) -> Books:
+    return tuple(arrays[f"subspace_{level}"] for level in range(levels))

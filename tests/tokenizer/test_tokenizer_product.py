@@ -126,14 +126,15 @@ def test_every_axis_is_dealt_once(dimension, levels, seed):
 
 def test_columns_that_no_number_of_slices_divides():
     x = _points(dimension=11)
-    arrays = _fit(x, 5)
+    arrays = _fit(x, 1)
     assert [arrays[f"subspace_{level}"].shape[1] for level in range(3)] == [4, 4, 3]
     assert _error(arrays, x) < 0.5 * np.square(x - x.mean(0)).sum()
 
 
 def test_a_large_set_is_fitted_on_a_sample():
     x = _points(4000)
-    assert _error(_fit(x, 5, sample=60), x) < 1.2 * _error(_fit(x, 5), x)
+    errors = _error(_fit(x, 5, sample=32), x), _error(_fit(x[:512], 5), x[:512])
+    assert errors[0] / 4000 < 1.5 * errors[1] / 512
 
 
 def test_a_start_is_gone_on_from(turned):
