@@ -11,6 +11,7 @@ import functools
 import hashlib
 import re
 import struct
+from typing import NamedTuple
 
 from oxyrec_jax.base import InputError
 
@@ -51,8 +52,7 @@ class Version:
     encoder: str = ""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One stored instruction.
 
     Attributes:
@@ -178,9 +178,7 @@ def head(value: bytes) -> bytes:
 
 def _checksum(key: bytes, covered: bytes) -> bytes:
     # SHA-1 is what a Redis script can compute too; against accidents 8 bytes are ample.
-    digest = hashlib.sha1(key, usedforsecurity=False)
-    digest.update(covered)
-    return digest.digest()[:8]
+    return hashlib.sha1(key + covered, usedforsecurity=False).digest()[:8]
 
 
 @functools.lru_cache(maxsize=256)

@@ -233,9 +233,7 @@ class Store:
     def _decode(self, keys: Sequence[bytes | None], values: Sequence[bytes | None]
                 ) -> Instructions:
         out, now = self.defaults(len(keys), Source.MISSING), self._now()
-        parts: dict[int, tuple[list[int], list[bytes]]] = {
-            code: ([], []) for code in records.WIDTHS}
-        damaged = []
+        rows, good, damaged = [], [], []  # gathered here: arrays are slow one by one
         for row, (key, value) in enumerate(zip(keys, values)):
             if key is None or value is None:
                 continue
@@ -250,21 +248,30 @@ class Store:
             elif not self._fits(record):
                 out.sources[row] = Source.MISMATCH
             else:
-                out.sources[row] = Source.STORED
-                out.texts[row] = record.text
-                out.versions[row] = record.version.number
-                out.ages[row] = max(now - record.written, 0) / 1_000
-                rows, chunks = parts[record.dtype]
                 rows.append(row)
-                chunks.append(record.vector)
-        for code, (rows, chunks) in parts.items():
-            if rows:
-                out.vectors[rows] = np.frombuffer(
-                    b"".join(chunks), f"<f{records.WIDTHS[code]}"
-                ).reshape(len(rows), self.dimension)
+                good.append(record)
+        if rows:
+            out.sources[rows] = Source.STORED
+            # A list of str would first become an array as wide as the longest text.
+            out.texts[rows] = np.fromiter((record.text for record in good), object)
+            out.versions[rows] = [record.version.number for record in good]
+            written = np.array([record.written for record in good])
+            out.ages[rows] = np.maximum(now - written, 0) / 1_000
+            out.vectors[rows] = self._decode_vectors(good)
         if damaged:
             _log.warning("%d damaged instruction records are not served, such as %r",
                          len(damaged), damaged[0].decode(errors="replace"))
+        return out
+
+    def _decode_vectors(self, good: Sequence[records.Record]) -> np.ndarray:
+        codes = {record.dtype for record in good}
+        out = np.empty((len(good), self.dimension), np.float32)
+        for code in codes:
+            of_code = [record.dtype == code for record in good]
+            out[of_code] = np.frombuffer(
+                b"".join(itertools.compress((record.vector for record in good),
+                                            of_code)),
+                f"<f{records.WIDTHS[code]}").reshape(-1, self.dimension)
         return out
 
     def _fits(self, record: records.Record) -> bool:
