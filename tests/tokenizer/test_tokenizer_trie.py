@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from oxyrec_jax.base import InputError
 from oxyrec_jax.tokenizer import trie as tries
+from oxyrec_jax.tokenizer import trie_layout
 
 #  item  0: 1 0     sorted:  0 2  leaf 0  items 3
 #        1: 1 2              1 0  leaf 1  items 0 2
@@ -217,6 +218,61 @@ def test_many_wide_levels_sort_without_overflow():
     ordered = codes[leaves.items].tolist()
     assert ordered == sorted(codes.tolist())
     assert trie.branches == (64, 1, 1, 1, 1, 2)  # 50 roots, the last code forks
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**16), st.lists(
+    st.sampled_from([1, 2, 3, 50, 2**13, 2**30]), min_size=1, max_size=6))
+def test_any_widths_give_the_prefixes_of_sorted_tuples(seed, widths):
+    # up to 180 bits of codes: one to six passes of the sort
+    codes = catalogue(seed, items=40, widths=tuple(widths))
+    codes[20:30, :1] = codes[:10, :1]
+    codes[30:] = codes[:10]  # ten semantic IDs come twice
+    order = np.random.default_rng(seed).permutation(40)
+    levels, offsets, items = trie_layout.lay_out(codes, tuple(widths), order=order)
+    rank = np.argsort(order)
+    rows = codes.tolist()
+    assert items.tolist() == sorted(range(40), key=lambda i: (rows[i], rank[i]))
+    oracle = Prefixes(codes)
+    for level, arrays in enumerate(levels):
+        prefixes = oracle.levels[level]
+        assert arrays.codes[:len(prefixes)].tolist() == [p[-1] for p in prefixes]
+        assert np.all(arrays.codes[len(prefixes):] == -1)
+        parents = [prefix[:-1] for prefix in prefixes]
+        starts = [parents.index(parent) for parent in oracle.parents(level)]
+        assert arrays.starts[:len(starts)].tolist() == starts
+        assert np.all(arrays.starts[len(starts):] == len(prefixes))
+    assert len(offsets) - 1 == len(oracle.levels[-1])
+
+
+def test_sizes_are_powers_of_two_and_then_eighths_of_one():
+    # above 1024 the step is 128: 1025 takes 1152, 2047 and 2048 take 2048
+    sizes = [1, 2, 3, 1000, 1024, 1025, 1152, 1153, 2047, 2048, 2049]
+    assert [trie_layout.bucket(size, 1024) for size in sizes] == [
+        1, 2, 4, 1024, 1024, 1152, 1152, 1280, 2048, 2048, 2304]
+
+
+def test_a_level_has_bits_where_they_are_no_larger_than_its_codes():
+    # 40 roots take 64 places, their pairs 512: 2 and 64 * 2 words fit
+    trie, _ = tries.build_trie(catalogue(0, items=400, widths=(40, 40)), (40, 40))
+    assert [len(bits) for bits in trie.bits] == [1, 64]
+    # 50 pairs at most take 64 places: 32 parents of 13 words each do not fit
+    sparse, _ = tries.build_trie(catalogue(0, items=50, widths=(40, 400)), (40, 400))
+    assert [len(bits) for bits in sparse.bits] == [1, 0]
+
+
+def test_bytes_are_stated():
+    trie, leaves = tries.build_trie(CODES, WIDTHS)
+    # codes 2 + 4, starts 2 + 3, bits 1 + 2: int32 each
+    assert trie.nbytes == 4 * (6 + 5 + 3)
+    assert leaves.nbytes == 8 * 4 + 4 * 4
+
+
+def test_a_level_with_more_nodes_than_ids_is_named(monkeypatch):
+    monkeypatch.setattr(trie_layout, "MOST_NODES", 3)
+    codes = np.array([[0, 0], [0, 1], [1, 0], [1, 2]])
+    with pytest.raises(InputError, match="level 1 has 4 nodes, expected at most 3"):
+        tries.build_trie(codes, WIDTHS)
 
 
 def test_a_hundred_thousand_items_round_trip():
