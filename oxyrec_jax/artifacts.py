@@ -7,6 +7,7 @@ Reading checks all of it and names the file that is wrong. No pickle is read or 
 """
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import json
@@ -253,14 +254,32 @@ def _list(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 def _replace_folder(beside: pathlib.Path, target: pathlib.Path) -> None:
     _sync_folder(beside)
-    if target.exists():
+    if not target.exists():
+        os.rename(beside, target)
+    elif not _exchange(beside, target):
         old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
         os.rename(target, old)
         os.rename(beside, target)
         shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.rename(beside, target)
     _sync_folder(target.parent)
+
+
+def _exchange(first: pathlib.Path, second: pathlib.Path) -> bool:
+    """Swaps two folders in one step; false where the system cannot.
+
+    Between two renames there would be a moment without a bundle.
+    """
+    try:
+        swap = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    here, both = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if swap(here, os.fsencode(first), here, os.fsencode(second), both) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM):
+        return False
+    raise OSError(code, os.strerror(code))
 
 
 def _sweep(target: pathlib.Path) -> None:

@@ -154,7 +154,7 @@ def test_a_bundle_takes_the_place_of_an_older_one(tmp_path):
     assert names(tmp_path) == ["f"]
 
 
-@pytest.mark.parametrize("fail", ["arrays", "files", "manifest", "swap"])
+@pytest.mark.parametrize("fail", ["arrays", "files", "manifest", "swap", "rename"])
 def test_a_full_disk_leaves_the_older_bundle(tmp_path, monkeypatch, fail):
     write(tmp_path / "f", 1)
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -166,6 +166,9 @@ def test_a_full_disk_leaves_the_older_bundle(tmp_path, monkeypatch, fail):
     if fail == "manifest":
         monkeypatch.setattr(artifacts, "write_json", refuse)
     if fail == "swap":
+        monkeypatch.setattr(artifacts, "_exchange", refuse)
+    if fail == "rename":  # on a system that cannot swap two folders in one step
+        monkeypatch.setattr(artifacts, "_exchange", lambda *_: False)
         monkeypatch.setattr(artifacts.os, "rename", refuse)
     with pytest.raises(InputError, match="f could not be written: the disk is full"):
         write(tmp_path / "f", 2, write_files=refuse if fail == "files" else None)
@@ -218,14 +221,17 @@ KILL = """
     import numpy as np
     from oxyrec_jax import artifacts
     folder, call, number = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    real, seen = getattr(os, call), 0
+    if call == "rename":  # a system that cannot swap two folders in one step
+        artifacts._exchange = lambda *_: False
+    place = artifacts if call == "_exchange" else os
+    real, seen = getattr(place, call), 0
     def die(*args):
         global seen
         seen += 1
         if seen == number:
             os.kill(os.getpid(), signal.SIGKILL)
         return real(*args)
-    setattr(os, call, die)
+    setattr(place, call, die)
     artifacts.write_bundle(folder, kind="fruit", version=3, facts={"value": 2},
                            arrays={"a": np.full(5, 2, np.int32)})
 """
@@ -234,7 +240,8 @@ KILL = """
 @pytest.mark.parametrize("call, number, value", [
     ("fsync", 1, 1),    # after the array, before the manifest
     ("fsync", 2, 1),    # in the manifest
-    ("rename", 1, 1),   # all written, nothing moved
+    ("_exchange", 1, 1),  # all written, nothing moved
+    ("rename", 1, 1),   # the same
     ("rename", 2, None),  # between the two renames: the older one waits beside
     ("fsync", 5, 2),    # after the swap
 ])
