@@ -73,7 +73,7 @@ def test_separated_clusters_are_found_with_any_seed(restart):
 def test_one_step_moves_each_centroid_to_the_mean_of_its_points():
     x = np.array([[0.0], [1], [10], [14]], np.float32)
     points, mask = kmeans.pad_points(x, 8)
-    found = kmeans._pass(points, mask, jnp.array([[1.0], [9]]), 8)
+    found = kmeans.one_pass(points, mask, jnp.array([[1.0], [9]]), chunk=8)
     # 0 and 1 belong to the first (errors 1 and 0), 10 and 14 to the second (1 and 25).
     np.testing.assert_array_equal(found.sums, [[1], [24]])
     np.testing.assert_array_equal(found.counts, [2, 2])
@@ -102,9 +102,9 @@ def test_starved_codes_are_used_again():
     x = x.astype(np.float32)
     points, mask = kmeans.pad_points(x, 64)
     means = jnp.array([[0.0, 0, 0], [100, 100, 100], [200, 0, 0], [0, 300, 0]])
-    found = kmeans._pass(points, mask, means, 64)
+    found = kmeans.one_pass(points, mask, means, chunk=64)
     assert found.counts.tolist() == [200, 1, 0, 0]
-    moved = kmeans._split_starved(jax.random.key(0), means, found, 0.3)
+    moved = kmeans.split_starved(jax.random.key(0), means, found, 0.3)
     # One donor with error (the cloud), so one of the three starved codes splits it.
     halves = np.asarray(moved)[[0, 1]]
     np.testing.assert_allclose(halves.mean(0), [0, 0, 0], atol=1e-6)

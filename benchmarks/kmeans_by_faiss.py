@@ -1,0 +1,192 @@
+"""Residual k-means beside faiss: the same points, levels and steps, in turns.
+
+`tokenizer.py` prints what `compare` and `encode_rate` return; alone:
+
+    python benchmarks/kmeans_by_faiss.py --points 1000000 --widths 1024 1024 1024
+
+The bound is 2 N V D FLOPs for each step, by the rate of the float32 matrix product that
+the caller measures. Ours is timed with float32 and with bfloat16 scores; inertia is
+always computed in float32 from the finished codebooks.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+
+from oxyrec_jax.tokenizer import kmeans, residual  # noqa: E402
+
+
+def make_points(points: int, dimension: int, seed: int = 0) -> np.ndarray:
+    """Clusters with a falling spectrum, as item embeddings have: `[N, D]` float32."""
+    rng = np.random.default_rng(seed)
+    scale = (1 / np.sqrt(1 + np.arange(dimension) / 8)).astype(np.float32)
+    centres = rng.standard_normal((4096, dimension), np.float32) * scale
+    x = rng.standard_normal((points, dimension), np.float32)
+    for first in range(0, points, 1 << 16):
+        part = x[first : first + (1 << 16)]
+        part *= 0.7 * scale
+        part += centres[rng.integers(0, len(centres), len(part))]
+    return x
+
+
+def compare(*, points: int = 1_000_000, dimension: int = 256,
+            widths: Sequence[int] = (1024, 1024, 1024), iterations: int = 25,
+            repeats: int = 1, peer: bool = True, memory: bool = True,
+            scores: Sequence[str] = kmeans.SCORES, seed: int = 0) -> dict[str, Any]:
+    """Fits ours and faiss in turns and returns seconds, ratios and memory.
+
+    Args:
+      points, dimension: of the data, all of which both sides train on.
+      widths: codes of each level.
+      iterations: Lloyd steps of each level; nobody stops early.
+      repeats: turns; the median counts.
+      peer: also run faiss.
+      memory: also measure peak memory, in a process of its own.
+      scores: how ours scores points, one row each.
+      seed: of the points and of both sides.
+
+    Returns:
+      `ours.<scores>` and `faiss`: `seconds`, `cpu_seconds`, `inertia` (mean squared
+      error after the last level); of ours also `ratio_vs_faiss` (time of faiss : ours)
+      and `inertia_ratio` (ours : faiss); `flops`; `memory_ratio`: peak bytes of fit
+      and points : bytes of the points.
+    """
+    x = make_points(points, dimension, seed)
+    runs = {f"ours.{name}": _ours(tuple(widths), iterations, name, seed)
+            for name in scores}
+    for run in runs.values():
+        run(x, 1)  # compiles
+    if peer:
+        runs["faiss"] = _faiss(tuple(widths), iterations, seed)
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    books: dict[str, tuple] = {}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            books[name] = run(x, iterations)
+            times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+    result: dict[str, Any] = {
+        "points": points, "dimension": dimension, "widths": list(widths),
+        "iterations": iterations,
+        "flops": 2.0 * points * dimension * sum(widths) * iterations}
+    for name in runs:
+        wall, cpu = (statistics.median(part) for part in zip(*times[name]))
+        result[name] = {"seconds": wall, "cpu_seconds": cpu,
+                        "inertia": _inertia(x, books[name])}
+    for name in runs:
+        if peer and name != "faiss":
+            result[name] |= {
+                "ratio_vs_faiss": result["faiss"]["seconds"] / result[name]["seconds"],
+                "inertia_ratio": result[name]["inertia"] / result["faiss"]["inertia"]}
+    if memory:
+        result["memory_ratio"] = _memory_ratio(points, dimension, widths)
+    return result
+
+
+def encode_rate(*, points: int = 1_000_000, dimension: int = 256,
+                widths: Sequence[int] = (256, 256, 256), seed: int = 0) -> float:
+    """Returns the items a second that `residual.encode` gives codes, compiled before.
+
+    Args:
+      points, dimension: of the items.
+      widths: codes of each level.
+      seed: of the items, some of which serve as centroids.
+    """
+    x = make_points(points, dimension, seed)
+    books, rest = [], x[: 2 * sum(widths)].copy()
+    for width in widths:
+        books.append(jax.numpy.asarray(rest[:width]))
+        rest = rest[width:] * 0.5
+    residual.encode(tuple(books), x[: min(points, 1 << 16)])
+    start = time.perf_counter()
+    residual.encode(tuple(books), x)
+    return points / (time.perf_counter() - start)
+
+
+def _ours(widths: tuple[int, ...], iterations: int, scores: str, seed: int):
+    def run(x: np.ndarray, steps: int) -> tuple:
+        lloyd = kmeans.KMeans(iterations=steps, tolerance=-1.0, scores=scores)
+        cfg = residual.ResidualKMeans(widths=widths, sample=len(x), lloyd=lloyd)
+        return jax.block_until_ready(residual.fit(jax.random.key(seed), x, cfg))
+    return run
+
+
+def _faiss(widths: tuple[int, ...], iterations: int, seed: int):
+    import faiss  # only where the peer is wanted
+
+    faiss.omp_set_num_threads(len(os.sched_getaffinity(0)))
+
+    def run(x: np.ndarray, steps: int) -> tuple:
+        rest, books = x.copy(), []
+        for level, width in enumerate(widths):
+            job = faiss.Kmeans(x.shape[1], width, niter=steps, seed=seed + level + 1,
+                               max_points_per_centroid=len(x),
+                               min_points_per_centroid=1)
+            job.train(rest)
+            books.append(job.centroids.copy())
+            if level + 1 < len(widths):
+                rest -= books[-1][job.index.search(rest, 1)[1][:, 0]]
+        return tuple(jax.numpy.asarray(book) for book in books)
+    return run
+
+
+def _inertia(x: np.ndarray, books: tuple) -> float:
+    total = 0.0
+    for first in range(0, len(x), 1 << 16):
+        part = x[first : first + (1 << 16)]
+        rest = part - residual.decode(books, residual.encode(books, part))
+        total += float(np.square(rest, dtype=np.float64).sum())
+    return total / len(x)
+
+
+def _memory_ratio(points: int, dimension: int, widths: Sequence[int]) -> float:
+    command = [sys.executable, __file__, "--memory-of-one-fit", "--points", str(points),
+               "--dimension", str(dimension), "--widths", *map(str, widths)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout.split()[-1])
+
+
+def _print_memory(points: int, dimension: int, widths: tuple[int, ...]) -> None:
+    run = _ours(widths, 2, "float32", 0)
+    run(make_points(2 * max(widths), dimension), 2)  # the compiler's own memory
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run(make_points(points, dimension), 2)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print((after - before) * 1024 / (4 * points * dimension))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--points", type=int, default=1_000_000)
+    parser.add_argument("--dimension", type=int, default=256)
+    parser.add_argument("--widths", type=int, nargs="+", default=[1024, 1024, 1024])
+    parser.add_argument("--iterations", type=int, default=25)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--memory-of-one-fit", action="store_true",
+                        help="print the peak memory of a fit over its points, and end")
+    options = parser.parse_args()
+    sizes = {"points": options.points, "dimension": options.dimension}
+    if options.memory_of_one_fit:
+        _print_memory(**sizes, widths=tuple(options.widths))
+        return
+    result = compare(**sizes, widths=options.widths, iterations=options.iterations,
+                     repeats=options.repeats)
+    result["encode_items_per_s"] = encode_rate(**sizes, widths=options.widths)
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
