@@ -5,73 +5,28 @@ import gzip
 import json
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oxyrec_jax import artifacts
 from oxyrec_jax.base import InputError
-from oxyrec_jax.data import dataset as datasets
-from oxyrec_jax.tokenizer import build, kmeans, ordering, quantiser, sid_table
+from oxyrec_jax.tokenizer import build, ordering, quantiser, sid_table
 from oxyrec_jax.tokenizer import trie as tries
 from oxyrec_jax.tokenizer.embeddings import EmbeddingConfig
 from oxyrec_jax.tokenizer.quality_gate import GateConfig
 from oxyrec_jax.tokenizer.sources import SourceConfig
-
-HASHED = EmbeddingConfig("hashed", dimension=16)
-CFG = build.TokenizerConfig(
-    widths=(8, 8), sources=SourceConfig(dimension=4),
-    quantiser=quantiser.Quantiser(lloyd=kmeans.KMeans(iterations=8)))
-KINDS = ("polish", "shampoo", "brush")
-COLOURS = ("red", "blue", "green", "black", "white")
-
-
-def _items(texts):
-    unknown = [None] * len(texts)
-    return pa.table({
-        "item_id": [f"i{n}" for n in range(len(texts))], "title": texts, "text": texts,
-        "category": [text and text.split()[-1] for text in texts],
-        "brand": pa.array(unknown, pa.string()),
-        "price": pa.array(unknown, pa.float32())})
-
-
-def _dataset(folder, texts, *, sequences=40, length=8, seed=0):
-    """A random log of leave-one-out splits over items with these texts."""
-    rng = np.random.default_rng(seed)
-    events = rng.zipf(1.5, sequences * length) % len(texts)
-
-    def fill(writer):
-        writer.add_items(_items(texts))
-        writer.add_sequences({"item": events}, np.full(sequences, length),
-                             [f"u{n}" for n in range(sequences)])
-        for split, first, last in [("train", 1, length - 2),
-                                   ("valid", length - 2, length - 1),
-                                   ("test", length - 1, length)]:
-            writer.add_targets(split, [(s, first, last) for s in range(sequences)])
-    datasets.write_dataset(folder, fill, facts={"source": "toy"})
-    return datasets.load_dataset(folder)
-
-
-def _texts(count=45):
-    return [f"{COLOURS[n % 5]} number {n // 15} {KINDS[n % 3]}" for n in range(count)]
+from toy_catalogue import CFG, HASHED, build_toy, make_dataset, make_texts
 
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    return _dataset(tmp_path_factory.mktemp("toy") / "data", _texts())
-
-
-def _build(toy, folder, **options):
-    manifest = build.build_semantic_ids(
-        toy, HASHED, dataclasses.replace(CFG, **options), folder / "sids",
-        cache_folder=folder / "cache")
-    return sid_table.load_semantic_ids(folder / "sids", toy), manifest
+    return make_dataset(tmp_path_factory.mktemp("toy") / "data", make_texts())
 
 
 @pytest.fixture(scope="module")
 def built(toy, tmp_path_factory):
-    return _build(toy, tmp_path_factory.mktemp("built"))
+    return build_toy(toy, tmp_path_factory.mktemp("built"))
 
 
 def test_the_bundle_holds_what_was_made(toy, built):
@@ -98,9 +53,9 @@ def test_popularity_counts_training_targets(toy, built):
 
 
 def test_same_seed_same_bytes_and_another_seed_others(toy, built, tmp_path):
-    again, manifest = _build(toy, tmp_path)
+    again, manifest = build_toy(toy, tmp_path)
     assert manifest["files"] == built[1]["files"]
-    other, _ = _build(toy, tmp_path, seed=1)
+    other, _ = build_toy(toy, tmp_path, seed=1)
     assert (other.codes != again.codes).any()
 
 
@@ -134,17 +89,17 @@ def test_collision_lists_hold_every_item_once_by_popularity(seed, items, widths)
 
 def test_reassign_and_dedup_leave_no_item_sharing(toy, built, tmp_path):
     listed = built[0]
-    moved, _ = _build(toy, tmp_path, collisions="reassign")
+    moved, _ = build_toy(toy, tmp_path, collisions="reassign")
     np.testing.assert_array_equal(moved.codes[:, 0], listed.codes[:, 0])
     sizes = np.bincount(listed.codes[:, 0], minlength=8)
     assert np.unique(moved.codes, axis=0, return_counts=True)[1].max() == (
         -(-sizes.max() // 8))
-    dedup, manifest = _build(toy, tmp_path, collisions="dedup")
+    dedup, manifest = build_toy(toy, tmp_path, collisions="dedup")
     np.testing.assert_array_equal(dedup.codes[:, :2], listed.codes)
     assert manifest["quality"]["duplicates"] == 0 and len(dedup.widths) == 3
     assert dedup.widths[2] == built[1]["quality"]["max_items_per_sid"]
     assert dedup.codebooks.widths == (8, 8)
-    roomy, _ = _build(toy, tmp_path, collisions="dedup", room=5)
+    roomy, _ = build_toy(toy, tmp_path, collisions="dedup", room=5)
     np.testing.assert_array_equal(roomy.codes, dedup.codes)
     assert roomy.widths[2] == dedup.widths[2] + 5
 
@@ -160,7 +115,7 @@ def test_sources_stand_side_by_side_with_their_weights(toy, tmp_path):
     behaviour = np.linalg.norm(x[:, 12:], axis=1)
     np.testing.assert_allclose(behaviour[behaviour > 0], 1, rtol=1e-5)
     assert (behaviour > 0).sum() > 20
-    only, manifest = _build(toy, tmp_path, sources=SourceConfig(
+    only, manifest = build_toy(toy, tmp_path, sources=SourceConfig(
         sources=("co-engagement",), dimension=16))
     assert only.embeddings.shape == (45, 16) and manifest["encoder"] is None
 
@@ -169,8 +124,8 @@ def test_sources_stand_side_by_side_with_their_weights(toy, tmp_path):
     ["same thing"] * 20, ["one thing"], ["a shampoo", "a brush", None]],
     ids=["all identical", "one item", "fewer items than codes"])
 def test_little_catalogues_get_right_ids(tmp_path, texts):
-    toy = _dataset(tmp_path / "data", texts)
-    sids, manifest = _build(toy, tmp_path)
+    toy = make_dataset(tmp_path / "data", texts)
+    sids, manifest = build_toy(toy, tmp_path)
     distinct = len(set(texts))
     assert manifest["quality"]["sids"] == distinct
     assert len(sids.items(sids.codes[0])) == len(texts) - distinct + 1
@@ -190,7 +145,7 @@ def test_nan_embeddings_are_named(toy, tmp_path):
 
 
 def test_items_without_any_text_are_named(tmp_path):
-    toy = _dataset(tmp_path / "data", [None, None, None])
+    toy = make_dataset(tmp_path / "data", [None, None, None])
     with pytest.raises(InputError, match="have no text; choose other"):
         build.build_semantic_ids(toy, HASHED, CFG, tmp_path / "sids")
 
@@ -206,7 +161,7 @@ def test_items_without_any_text_are_named(tmp_path):
 ])
 def test_settings_that_cannot_work_are_named(toy, tmp_path, options, words):
     with pytest.raises(InputError, match=words):
-        _build(toy, tmp_path, **options)
+        build_toy(toy, tmp_path, **options)
 
 
 @pytest.fixture
@@ -282,7 +237,7 @@ def test_a_real_catalogue_is_covered(shared_data, tmp_path):
     path = shared_data / "amazon14_office" / "items.jsonl.gz"
     with gzip.open(path, "rt") as file:
         titles = [json.loads(line).get("title") or "" for line in file]
-    toy = _dataset(tmp_path / "data", titles)
+    toy = make_dataset(tmp_path / "data", titles)
     manifest = build.build_semantic_ids(
         toy, EmbeddingConfig(), build.TokenizerConfig(
             widths=(64, 64, 64), collisions="reassign"), tmp_path / "sids")
@@ -292,14 +247,14 @@ def test_a_real_catalogue_is_covered(shared_data, tmp_path):
 
 
 def test_a_build_that_falls_through_the_gate_leaves_the_old_one(toy, tmp_path):
-    _, manifest = _build(toy, tmp_path)
+    _, manifest = build_toy(toy, tmp_path)
     assert manifest["gate"] == {"passed": True, "asked": []}
     with pytest.raises(InputError, match="duplicates 0.*, expected at most 0;.*dedup"):
-        _build(toy, tmp_path, seed=1, gate=GateConfig(max_duplicates=0.0))
+        build_toy(toy, tmp_path, seed=1, gate=GateConfig(max_duplicates=0.0))
     assert sid_table.load_semantic_ids(tmp_path / "sids", toy).manifest == json.loads(
         json.dumps(manifest))
-    kept, manifest = _build(toy, tmp_path, collisions="dedup",
-                            gate=GateConfig(max_duplicates=0.0, min_coverage=0.5))
+    kept, manifest = build_toy(toy, tmp_path, collisions="dedup",
+                               gate=GateConfig(max_duplicates=0.0, min_coverage=0.5))
     assert manifest["gate"]["passed"]
     assert len(manifest["gate"]["asked"]) == 3  # the digit's coverage is not judged
 
@@ -320,7 +275,7 @@ def test_the_order_inside_an_id_is_the_one_asked_for(toy, tmp_path, order):
     np.save(tmp_path / "scores.npy", scores)
     options = {"order_scores": str(tmp_path / "scores.npy")} if (
         order == "learned") else {}
-    sids, _ = _build(toy, tmp_path, widths=(2,), order=order, **options)
+    sids, _ = build_toy(toy, tmp_path, widths=(2,), order=order, **options)
     by = {"popularity": sids.popularity, "recency": ordering.training_recency(toy),
           "learned": scores}[order]
     for code in (0, 1):
@@ -335,9 +290,9 @@ def test_the_order_inside_an_id_is_the_one_asked_for(toy, tmp_path, order):
 def test_scores_that_do_not_fit_are_named(toy, tmp_path, scores, words):
     np.save(tmp_path / "scores.npy", scores)
     with pytest.raises(InputError, match=words):
-        _build(toy, tmp_path, order="learned",
-               order_scores=str(tmp_path / "scores.npy"))
+        build_toy(toy, tmp_path, order="learned",
+                  order_scores=str(tmp_path / "scores.npy"))
     (tmp_path / "scores.npy").write_text("no array")
     with pytest.raises(InputError, match="scores.npy is not a readable"):
-        _build(toy, tmp_path, order="learned",
-               order_scores=str(tmp_path / "scores.npy"))
+        build_toy(toy, tmp_path, order="learned",
+                  order_scores=str(tmp_path / "scores.npy"))
