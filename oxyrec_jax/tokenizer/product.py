@@ -9,13 +9,15 @@ Arrays: `mean` `[D]`, `rotation` `[D, D]` (orthonormal; the identity without OPQ
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from oxyrec_jax.base import Array, InputError
-from oxyrec_jax.tokenizer import kmeans, rows
+from oxyrec_jax.tokenizer import kmeans, residual, rows
 
 Arrays = dict[str, np.ndarray]
 Books = tuple[np.ndarray, ...]
@@ -34,7 +36,8 @@ class Product:
 
 
 def fit(rng: Array, x: np.ndarray, cfg: Product, *, widths: tuple[int, ...],
-        sample: int, lloyd: kmeans.KMeans, start: Arrays | None = None) -> Arrays:
+        sample: int, lloyd: kmeans.KMeans, mesh: Mesh | None = None,
+        start: Arrays | None = None) -> Arrays:
     """Fits the rotation and the centroids of each slice of the columns.
 
     The rotation R minimises |X R - Y|^2, where Y are the centroids that the points
@@ -49,6 +52,7 @@ def fit(rng: Array, x: np.ndarray, cfg: Product, *, widths: tuple[int, ...],
         where T does not divide D.
       sample: training points per code of the widest slice; more are sampled down.
       lloyd: how the centroids are fitted.
+      mesh: devices that share the points; None: one device.
       start: arrays of an earlier fit: its rotation and centroids are gone on from.
 
     Raises:
@@ -69,19 +73,23 @@ def fit(rng: Array, x: np.ndarray, cfg: Product, *, widths: tuple[int, ...],
         mean = np.asarray(np.mean(points, axis=0, dtype=np.float64), np.float32)
     else:
         mean = start["mean"]
-    padded, mask = kmeans.pad_points(points, lloyd.chunk)
+    padded, mask = residual.place(points, None, lloyd.chunk, mesh)
     padded = _centre(padded, mask, mean)
     rotation = np.eye(dimension, dtype=np.float32)
-    if cfg.rotations:
-        if start is None:
-            rotation = _principal(padded, levels)
-            books = _centroids(rng_first, padded, mask, rotation, widths,
-                               dataclasses.replace(lloyd, iterations=5))
-        else:
-            rotation, books = start["rotation"], _books(start, levels)
+    books = None if start is None else _books(start, levels)
+    if start is not None:
+        rotation = start["rotation"]
+    elif cfg.rotations:
+        rotation = _principal(padded, levels)
+        first = dataclasses.replace(lloyd, iterations=min(5, lloyd.iterations))
+        books = _centroids(rng_first, padded, mask, rotation, widths, first, mesh)
+    if cfg.rotations and books is not None:
         rotation, books = _alternate(padded, mask, rotation, books, cfg.rotations,
-                                     lloyd.chunk)
-    books = _centroids(rng_last, padded, mask, rotation, widths, lloyd)
+                                     lloyd.chunk, mesh)
+    # Seeded anew once the rotation stands: its codes are better spread than those
+    # that the turns left.
+    books = _centroids(rng_last, padded, mask, rotation, widths, lloyd, mesh,
+                       None if start is None else books)
     named = {f"subspace_{level}": book for level, book in enumerate(books)}
     return {"mean": mean, "rotation": rotation, **named}
 
@@ -156,25 +164,27 @@ def _principal(x: Array, levels: int) -> np.ndarray:
 
 
 def _centroids(rng: Array, x: Array, mask: Array, rotation: np.ndarray,
-               widths: tuple[int, ...], lloyd: kmeans.KMeans) -> Books:
+               widths: tuple[int, ...], lloyd: kmeans.KMeans, mesh: Mesh | None,
+               start: Books | None = None) -> Books:
     books = []
     ends = np.cumsum((0, *slices(x.shape[1], len(widths))))
     for level, key in enumerate(jax.random.split(rng, len(widths))):
         columns = _turn(x, rotation[:, ends[level] : ends[level + 1]])
         books.append(np.asarray(kmeans.fit_centroids(
-            key, columns, mask, width=widths[level], cfg=lloyd)))
+            key, columns, mask, width=widths[level], cfg=lloyd, mesh=mesh,
+            start=None if start is None else jnp.asarray(start[level]))))
     return tuple(books)
 
 
 def _alternate(x: Array, mask: Array, rotation: np.ndarray, books: Books, turns: int,
-               chunk: int) -> tuple[np.ndarray, Books]:
+               chunk: int, mesh: Mesh | None = None) -> tuple[np.ndarray, Books]:
     """Fits rotation and centroids in turn; each turn reads the points once.
 
     Both need no more than the sums of the unturned points of each code: X^T Y of a
     slice is sums^T centroids, and the new centroids are the turned sums over counts.
     """
     for _ in range(turns):
-        found = _gather(x, mask, rotation, books, chunk=chunk)
+        found = _gather(x, mask, rotation, books, chunk=chunk, mesh=mesh)
         sums = [np.asarray(total, np.float64) for total, _ in found]
         cross = [total.T @ book for total, book in zip(sums, books)]
         left, _, right = np.linalg.svd(np.concatenate(cross, axis=1))
@@ -189,10 +199,23 @@ def _alternate(x: Array, mask: Array, rotation: np.ndarray, books: Books, turns:
     return rotation, books
 
 
-@functools.partial(jax.jit, static_argnames="chunk")
+@functools.partial(jax.jit, static_argnames=("chunk", "mesh"))
 def _gather(x: Array, mask: Array, rotation: Array, books: tuple[Array, ...], *,
-            chunk: int) -> tuple[tuple[Array, Array], ...]:
+            chunk: int, mesh: Mesh | None) -> tuple[tuple[Array, Array], ...]:
     """For each slice `[V, D]` sums of each code's unturned points, and `[V]` counts."""
+    share = functools.partial(_gather_share, chunk=chunk)
+    if mesh is None:
+        return share(x, mask, rotation, books)
+    points, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
+
+    def summed(*arrays: Any) -> Any:
+        return jax.lax.psum(share(*arrays), mesh.axis_names)
+    return jax.shard_map(summed, mesh=mesh, in_specs=(points, points, whole, whole),
+                         out_specs=whole, check_vma=False)(x, mask, rotation, books)
+
+
+def _gather_share(x: Array, mask: Array, rotation: Array, books: tuple[Array, ...],
+                  chunk: int) -> tuple[tuple[Array, Array], ...]:
     def add(totals: tuple, part: tuple[Array, Array]) -> tuple[tuple, None]:
         points, real = part
         codes = _nearest(points @ rotation, books)

@@ -1,12 +1,14 @@
 """One interface to every quantiser: vectors to codes and back.
 
     residual-kmeans  each level clusters what the levels before left over
-    rq-vae           the same in the latent space of a network trained with it
+    balanced-kmeans  the same, and no code of a level gets more than its share
+    rq-vae           residual levels in the latent space of a network trained with it
     product          each level clusters its own slice of the vector, turned before
     fsq              a network's latents are rounded; no codebook
 
     codebooks = fit(rng, x, Quantiser(), widths=(256, 256, 256))
-    codes = encode(codebooks, x)              # [N, 3] int32
+    codes = encode_catalogue(codebooks, x, Quantiser())  # [N, 3] int32
+    later = encode(codebooks, new_x)          # items that come one by one
     rebuilt = decode(codebooks, codes[:, :2])  # [N, D] float32, from two of the codes
 """
 
@@ -17,12 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from oxyrec_jax.base import Array, InputError
+from oxyrec_jax.tokenizer import balanced, kmeans, residual, rqvae
 from oxyrec_jax.tokenizer import fsq as fsq_lib
-from oxyrec_jax.tokenizer import kmeans
 from oxyrec_jax.tokenizer import product as product_lib
-from oxyrec_jax.tokenizer import residual, rqvae
 
-KINDS = ("residual-kmeans", "rq-vae", "product", "fsq")
+KINDS = ("residual-kmeans", "balanced-kmeans", "rq-vae", "product", "fsq")
 MOST_CODES = 1 << 16  # ours: a level wider than this is a mistake of the configuration
 _ROWS_AT_ONCE = 1 << 16
 
@@ -36,12 +37,13 @@ class Quantiser:
       sample: for the kinds made of k-means: training points per code of the widest
         level; more are sampled down. 256, as in faiss.
       lloyd: for the kinds made of k-means: how each codebook is fitted.
-      rq_vae, product, fsq: what the kind of that name alone needs.
+      balance, rq_vae, product, fsq: what one kind alone needs.
     """
 
     kind: str = "residual-kmeans"
     sample: int = 256
     lloyd: kmeans.KMeans = kmeans.KMeans()
+    balance: balanced.Balance = balanced.Balance()
     rq_vae: rqvae.RqVae = rqvae.RqVae()
     product: product_lib.Product = product_lib.Product()
     fsq: fsq_lib.Fsq = fsq_lib.Fsq()
@@ -94,17 +96,22 @@ def fit(rng: Array, x: np.ndarray, cfg: Quantiser, *, widths: tuple[int, ...],
                          f"expected {cfg.kind} {widths}; fit without it")
     _check_points(x)
     before = None if start is None else start.arrays
+    how = residual.ResidualKMeans(widths=widths, sample=cfg.sample, lloyd=cfg.lloyd)
     match cfg.kind:
         case "residual-kmeans":
-            books = residual.fit(rng, x, residual.ResidualKMeans(
-                widths=widths, sample=cfg.sample, lloyd=cfg.lloyd))
-            arrays = _named(books)
+            arrays = _named(residual.fit(
+                rng, x, how, mesh=mesh, start=None if start is None else _books(start)))
+        case "balanced-kmeans":
+            arrays = _named(balanced.fit(
+                rng, x, how, cfg.balance, mesh=mesh,
+                start=None if start is None else _books(start)))
         case "rq-vae":
             arrays = rqvae.fit(rng, x, cfg.rq_vae, widths=widths, mesh=mesh,
                                start=before)
         case "product":
             arrays = product_lib.fit(rng, x, cfg.product, widths=widths,
-                                     sample=cfg.sample, lloyd=cfg.lloyd, start=before)
+                                     sample=cfg.sample, lloyd=cfg.lloyd, mesh=mesh,
+                                     start=before)
         case "fsq":
             arrays = fsq_lib.fit(rng, x, cfg.fsq, widths=widths, mesh=mesh,
                                  start=before)
@@ -126,15 +133,10 @@ def encode(codebooks: Codebooks, x: np.ndarray, *, chunk: int = 512) -> np.ndarr
       InputError: a row is not finite, or has another length than the fitted ones.
       ValueError: `x` is not a matrix.
     """
-    if x.ndim != 2:
-        raise ValueError(f"{x.shape=}, expected [N, D]")
-    if x.shape[1] != dimension(codebooks):
-        raise InputError(f"the vectors have {x.shape[1]} columns, the quantiser was "
-                         f"fitted on {dimension(codebooks)}; embed the items as then")
-    _check_finite(x)
+    _check_vectors(codebooks, x)
     arrays, levels = codebooks.arrays, len(codebooks.widths)
     match codebooks.kind:
-        case "residual-kmeans":
+        case "residual-kmeans" | "balanced-kmeans":
             return residual.encode(_books(codebooks), x, chunk=chunk)
         case "rq-vae":
             return rqvae.encode(arrays, x, levels=levels, chunk=chunk)
@@ -145,6 +147,31 @@ def encode(codebooks: Codebooks, x: np.ndarray, *, chunk: int = 512) -> np.ndarr
     raise _unknown(codebooks)
 
 
+def encode_catalogue(codebooks: Codebooks, x: np.ndarray, cfg: Quantiser, *,
+                     chunk: int = 512) -> np.ndarray:
+    """Gives all items of a catalogue their codes at once.
+
+    For every kind but "balanced-kmeans" this is `encode`. That one looks at all items
+    to keep any code from getting too many, so a row's codes depend on the others.
+
+    Args:
+      codebooks: from `fit`.
+      x: `[N, D]` float points, all finite.
+      cfg: as for `fit`; `balance` is read.
+      chunk: points scored at once.
+
+    Returns:
+      Codes `[N, T]` int32.
+
+    Raises:
+      InputError, ValueError: as `encode`.
+    """
+    if codebooks.kind != "balanced-kmeans":
+        return encode(codebooks, x, chunk=chunk)
+    _check_vectors(codebooks, x)
+    return balanced.assign_balanced(_books(codebooks), x, cfg.balance)
+
+
 def decode(codebooks: Codebooks, codes: np.ndarray) -> np.ndarray:
     """Rebuilds points from their codes, or from the first few of them.
 
@@ -153,7 +180,7 @@ def decode(codebooks: Codebooks, codes: np.ndarray) -> np.ndarray:
       codes: `[N, T']` int, T' <= T.
 
     Returns:
-      `[N, D]` float32. residual-kmeans: the sum of the T' centroids; rq-vae: what the
+      `[N, D]` float32. The k-means kinds: the sum of the T' centroids; rq-vae: what the
       network makes of that sum; product and fsq: the other slices or latents are 0.
 
     Raises:
@@ -161,7 +188,7 @@ def decode(codebooks: Codebooks, codes: np.ndarray) -> np.ndarray:
     """
     _check_codes(codebooks, codes)
     match codebooks.kind:
-        case "residual-kmeans":
+        case "residual-kmeans" | "balanced-kmeans":
             return residual.decode(_books(codebooks), codes)
         case "rq-vae":
             return rqvae.decode(codebooks.arrays, codes)
@@ -184,13 +211,13 @@ def last_level(codebooks: Codebooks, x: np.ndarray, codes: np.ndarray
 
     Returns:
       `[N, E]` float32 points and `[V, E]` float32 centroids: `encode` chooses as the
-      last code the centroid nearest to the point. residual-kmeans: E = D; else E is
-      the width of the space in which the kind chooses.
+      last code the centroid nearest to the point. The k-means kinds: E = D; else E
+      is the width of the space in which the kind chooses.
     """
     _check_codes(codebooks, codes)
     arrays, levels = codebooks.arrays, len(codebooks.widths)
     match codebooks.kind:
-        case "residual-kmeans":
+        case "residual-kmeans" | "balanced-kmeans":
             books = _books(codebooks)
             return x - residual.decode(books, codes[:, :-1]), np.asarray(books[-1])
         case "rq-vae":
@@ -205,7 +232,7 @@ def last_level(codebooks: Codebooks, x: np.ndarray, codes: np.ndarray
 def dimension(codebooks: Codebooks) -> int:
     """Returns D, the length of the vectors that the quantiser takes."""
     match codebooks.kind:
-        case "residual-kmeans":
+        case "residual-kmeans" | "balanced-kmeans":
             return codebooks.arrays["codebook_0"].shape[1]
         case "rq-vae" | "product" | "fsq":
             return codebooks.arrays["mean"].size
@@ -232,6 +259,15 @@ def _check_points(x: np.ndarray) -> None:
     if not x.size:
         raise InputError(f"the quantiser got {x.shape[0]} vectors of {x.shape[1]} "
                          "columns, expected at least one of each; embed the items")
+    _check_finite(x)
+
+
+def _check_vectors(codebooks: Codebooks, x: np.ndarray) -> None:
+    if x.ndim != 2:
+        raise ValueError(f"{x.shape=}, expected [N, D]")
+    if x.shape[1] != dimension(codebooks):
+        raise InputError(f"the vectors have {x.shape[1]} columns, the quantiser was "
+                         f"fitted on {dimension(codebooks)}; embed the items as then")
     _check_finite(x)
 
 

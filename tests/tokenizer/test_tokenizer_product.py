@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from oxyrec_jax import parallel
 from oxyrec_jax.base import InputError
 from oxyrec_jax.tokenizer import kmeans, product
 
@@ -21,9 +22,10 @@ def _points(rows=500, dimension=12, seed=0):
     return (rng.normal(size=(rows, dimension)) * scales @ turn + 7).astype(np.float32)
 
 
-def _fit(x, rotations, *, seed=0, widths=WIDTHS, sample=256, start=None):
+def _fit(x, rotations, *, seed=0, sample=256, start=None, mesh=None):
     return product.fit(jax.random.key(seed), x, product.Product(rotations),
-                       widths=widths, sample=sample, lloyd=LLOYD, start=start)
+                       widths=WIDTHS, sample=sample, lloyd=LLOYD, start=start,
+                       mesh=mesh)
 
 
 def _error(arrays, x, levels=3):
@@ -143,6 +145,15 @@ def test_a_start_is_gone_on_from(turned):
     np.testing.assert_array_equal(more["mean"], arrays["mean"])
     np.testing.assert_allclose(more["rotation"], arrays["rotation"], atol=0.2)
     assert _error(more, x) < 1.05 * _error(arrays, x)
+
+
+def test_eight_devices_fit_as_one_does():
+    x = _points()
+    one, eight = (_fit(x, 3, mesh=mesh)
+                  for mesh in (None, parallel.make_mesh(parallel.MeshConfig())))
+    # Sums in another order: a point between two centroids may change sides.
+    np.testing.assert_allclose(_error(eight, x), _error(one, x), rtol=0.05)
+    np.testing.assert_allclose(eight["mean"], one["mean"], rtol=1e-6)
 
 
 def test_fewer_columns_than_slices_are_refused():

@@ -11,6 +11,7 @@ WIDTHS = (16, 8, 16)  # few different ones: each is compiled
 LLOYD = kmeans.KMeans(iterations=8)
 FIELDS = {
     "residual-kmeans": {},
+    "balanced-kmeans": {},
     "rq-vae": {"rq_vae": rqvae.RqVae(hidden=(32,), latent=8, batch=64, steps=200,
                                      learning_rate=3e-3)},
     "product": {},
@@ -156,6 +157,27 @@ def test_what_cannot_be_fitted_is_refused():
         quantiser.fit(key, x[:0], cfg, widths=WIDTHS)
     with pytest.raises(ValueError, match="expected .N, D"):
         quantiser.fit(key, x[0], cfg, widths=WIDTHS)
+
+
+def test_a_catalogue_is_encoded_row_by_row_unless_it_is_balanced(kind, fitted):
+    x, books = fitted
+    alone = quantiser.encode(books, x)
+    together = quantiser.encode_catalogue(books, x, CONFIGS[kind])
+    shared = [len(x) - len(np.unique(codes, axis=0)) for codes in (alone, together)]
+    if kind == "balanced-kmeans":
+        np.testing.assert_array_equal(together[:, :-1], alone[:, :-1])
+        assert shared[1] < 0.5 * shared[0]
+    else:
+        np.testing.assert_array_equal(together, alone)
+
+
+def test_a_fit_goes_on_from_codebooks(kind, fitted):
+    x, books = fitted
+    more = quantiser.fit(jax.random.key(9), x, CONFIGS[kind], widths=WIDTHS,
+                         start=books)
+    errors = [np.square(x - quantiser.decode(b, quantiser.encode(b, x))).sum()
+              for b in (books, more)]
+    assert errors[1] < 1.02 * errors[0]
 
 
 def test_a_start_of_another_shape_is_refused(fitted):
