@@ -12,6 +12,7 @@ import dataclasses
 import enum
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -27,6 +28,7 @@ DEFAULT_KIND = "reasoning"
 AGE_EDGES = {"1 min": 60, "5 min": 300, "15 min": 900, "1 h": 3_600, "6 h": 21_600,
              "1 day": 86_400, "7 days": 604_800}  # upper ends, seconds
 _REMOVED_AT_ONCE = 1_000
+_SECONDS_BETWEEN_LINES = 1.0  # about damage, which a busy reader meets again and again
 _log = logging.getLogger(__name__)
 
 
@@ -108,6 +110,7 @@ class Store:
         self.dtype, self.ttl, self.max_text = dtype, ttl, max_text
         self.clock, self._text = clock, default_text
         self._vector = np.asarray(default, np.float32)
+        self._told = -math.inf  # when damage was last logged
 
     def get_many(self, users: Sequence[str], kind: str | Sequence[str] = DEFAULT_KIND
                  ) -> Instructions:
@@ -258,7 +261,8 @@ class Store:
             written = np.array([record.written for record in good])
             out.ages[rows] = np.maximum(now - written, 0) / 1_000
             out.vectors[rows] = self._decode_vectors(good)
-        if damaged:
+        if damaged and time.monotonic() > self._told + _SECONDS_BETWEEN_LINES:
+            self._told = time.monotonic()
             _log.warning("%d damaged instruction records are not served, such as %r",
                          len(damaged), damaged[0].decode(errors="replace"))
         return out
