@@ -200,14 +200,14 @@ def expand_items(
         column = np.repeat(place.ravel(), taken) + within
         items[row, column] = leaves.items[np.repeat(first.ravel(), taken) + within]
         return items
-    # a row at a time: which items a list gives is known after looking at all of it
-    for row in range(len(ranked)):
-        places = np.repeat(first[row], held[row]) + _count_up(held[row])
-        kept = allowed.admits(row, places)
-        beam = np.repeat(np.arange(len(held[row])), held[row])[kept]
-        within = _count_up(np.bincount(beam, minlength=len(held[row])))
+    # a request at a time: which items a list gives is known after looking at all of it
+    for request in range(len(ranked)):
+        places = np.repeat(first[request], held[request]) + _count_up(held[request])
+        kept = allowed.admits(request, places)
+        beam = np.repeat(np.arange(ranked.shape[1]), held[request])[kept]
+        within = _count_up(np.bincount(beam, minlength=ranked.shape[1]))
         chosen = places[kept][within < limit_per_sid][:limit]
-        items[row, : len(chosen)] = leaves.items[chosen]
+        items[request, : len(chosen)] = leaves.items[chosen]
     return items
 
 

@@ -79,10 +79,13 @@ class Pools:
     Attributes:
       words: `[G, W]` uint32, as in `ItemSet`.
       before: `[G, W]` int32: how many bits are set in the words before each.
+      nodes: for each level `[G, ceil(S / 32)]` uint32: the bit of a node tells whether
+        an item of the pool lies below it; from `trie_filter.mark_nodes`, else empty.
     """
 
     words: Array
     before: Array
+    nodes: tuple[Array, ...] = ()
 
 
 def place_items(
