@@ -3,8 +3,9 @@
 A level of V codes is a group of dimensions whose numbers of values multiply to V, such
 as 8 x 8 x 4 = 256; its code is the place of the rounded group in that grid. Rounding
 passes the gradient straight through, so the network learns to use the grid and nothing
-can die. A learnt network rather than principal axes: with 3 x 3 axes of Beauty's
-vectors nearly nothing is rebuilt, and rounded axes leave the grid's corners empty.
+can die. A learnt network rather than principal axes: 3 x 3 of them hold 11 % of the
+variance of Amazon Beauty's vectors (text and co-engagement, 384 columns) and leave 90 %
+of it over once rounded, where the network leaves 71 %.
 
 The groups are no refinements of each other by nature. Rows that are trained on their
 first groups only (`prefix`) make the first codes carry what matters most.

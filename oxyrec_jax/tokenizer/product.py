@@ -9,6 +9,7 @@ Arrays: `mean` `[D]`, `rotation` `[D, D]` (orthonormal; the identity without OPQ
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -41,8 +42,10 @@ def fit(rng: Array, x: np.ndarray, cfg: Product, *, widths: tuple[int, ...],
     """Fits the rotation and the centroids of each slice of the columns.
 
     The rotation R minimises |X R - Y|^2, where Y are the centroids that the points
-    took: R = U W^T for the singular vectors U, W of X^T Y. It starts from the principal
-    axes, dealt out so that the slices' variances have equal products.
+    took: R = U W^T for the singular vectors U, W of X^T Y. It starts from the columns
+    as they are or from the principal axes, dealt out so that the slices' variances have
+    equal products: from what loses less. (Text beside co-engagement, cut where one
+    ends, is better left as it is: the axes would mix them.)
 
     Args:
       rng: key, consumed. The same key, points and config give the same bits.
@@ -76,13 +79,11 @@ def fit(rng: Array, x: np.ndarray, cfg: Product, *, widths: tuple[int, ...],
     padded, mask = residual.place(points, None, lloyd.chunk, mesh)
     padded = _centre(padded, mask, mean)
     rotation = np.eye(dimension, dtype=np.float32)
-    books = None if start is None else _books(start, levels)
+    books = None
     if start is not None:
-        rotation = start["rotation"]
+        rotation, books = start["rotation"], _books(start, levels)
     elif cfg.rotations:
-        rotation = _principal(padded, levels)
-        first = dataclasses.replace(lloyd, iterations=min(5, lloyd.iterations))
-        books = _centroids(rng_first, padded, mask, rotation, widths, first, mesh)
+        rotation, books = _first(rng_first, padded, mask, widths, lloyd, mesh)
     if cfg.rotations and books is not None:
         rotation, books = _alternate(padded, mask, rotation, books, cfg.rotations,
                                      lloyd.chunk, mesh)
@@ -154,6 +155,39 @@ def allocate(variances: np.ndarray, sizes: tuple[int, ...]) -> list[list[int]]:
         room = [slot for slot, size in enumerate(sizes) if len(dealt[slot]) < size]
         dealt[min(room, key=lambda slot: logs[dealt[slot]].sum())].append(axis)
     return dealt
+
+
+def _first(rng: Array, x: Array, mask: Array, widths: tuple[int, ...],
+           lloyd: kmeans.KMeans, mesh: Mesh | None) -> tuple[np.ndarray, Books]:
+    """The better of two rotations to start from, and centroids for it."""
+    short = dataclasses.replace(lloyd, iterations=min(5, lloyd.iterations))
+    found = []
+    for rotation in (np.eye(x.shape[1], dtype=np.float32), _principal(x, len(widths))):
+        books = _centroids(rng, x, mask, rotation, widths, short, mesh)
+        sums = _gather(x, mask, rotation, books, chunk=lloyd.chunk, mesh=mesh)
+        found.append((explained(sums, rotation, books), rotation, books))
+    return max(found, key=lambda one: one[0])[1:]
+
+
+def explained(sums: Sequence[tuple[Array, Array]], rotation: np.ndarray, books: Books
+              ) -> float:
+    """By how much centroids lower the squared error from sum |x|^2, in float64.
+
+    2 sum_v (s_v R) . c_v - sum_v n_v |c_v|^2, over all slices.
+
+    Args:
+      sums: for each slice the sums s `[V, D]` and counts n `[V]` of its codes' points.
+      rotation: `[D, D]`.
+      books: for each slice its centroids c `[V, D_level]`.
+    """
+    gain, first = 0.0, 0
+    for (total, count), book in zip(sums, books):
+        columns = rotation[:, first : first + book.shape[1]]
+        turned, wide = np.asarray(total, np.float64) @ columns, np.float64(book)
+        gain += float((turned * wide).sum()) * 2
+        gain -= float((np.asarray(count)[:, None] * np.square(wide)).sum())
+        first += book.shape[1]
+    return gain
 
 
 def _principal(x: Array, levels: int) -> np.ndarray:

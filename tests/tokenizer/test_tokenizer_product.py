@@ -81,6 +81,28 @@ def test_the_rotation_lowers_the_error_on_correlated_columns(seed):
     assert _error(_fit(x, 20), x) < 0.7 * _error(_fit(x, 0), x)
 
 
+def test_slices_that_fit_the_columns_already_are_left_as_they_are():
+    # Three slices of four columns, each 16 distinct rows at random and independent of
+    # the others: cut right there PQ loses nothing, and any turn would.
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(16, 4))[rng.integers(0, 16, 500)]
+                        for _ in range(3)], axis=1).astype(np.float32)
+    assert _error(_fit(x, 20), x) < 1e-6 * np.square(x - x.mean(0)).sum()
+
+
+def test_what_centroids_explain_is_the_error_that_they_save(plain):
+    x, arrays = plain
+    centred, codes = x - arrays["mean"], product.encode(arrays, x, levels=3, chunk=64)
+    books = product._books(arrays, 3)
+    sums = []
+    for level in range(3):
+        taken = np.eye(16)[codes[:, level]]
+        sums.append((taken.T @ centred, taken.sum(0)))
+    saved = np.square(centred).sum() - _error(arrays, x)
+    np.testing.assert_allclose(product.explained(sums, arrays["rotation"], books),
+                               saved, rtol=1e-4)
+
+
 def test_more_turns_do_not_rebuild_worse_than_the_principal_axes():
     x = _points()
     assert _error(_fit(x, 20), x) < 1.02 * _error(_fit(x, 1), x)
