@@ -27,7 +27,7 @@ import rich.table
 import rich.text
 
 FOLDER = pathlib.Path(__file__).resolve().parent
-PEER_NEEDS = ("torch", "transformers")  # the extra "bench"
+PEER_NEEDS = ("torch", "transformers", "faiss")  # the extra "bench"
 
 
 @dataclasses.dataclass
