@@ -104,7 +104,8 @@ def load(space: Workspace, *, live: bool = False) -> Ready:
     Args:
       space: with data set and semantic IDs.
       live: the catalogue as it is now: with the items that were added, without those
-        that were retired. Otherwise the data set's own items, all of them: what a run
+        that were retired, its tables as long as their bucket, so that a few more items
+        compile nothing. Otherwise the data set's own items, all of them: what a run
         learns and is judged on does not change when items come and go.
     """
     cfg = space.cfg
@@ -134,7 +135,7 @@ def load(space: Workspace, *, live: bool = False) -> Ready:
         ids.codes[:count], ids.widths, popularity=ids.priority[:count],
         features=None if features is None else features[:count],
         successors=successors, retired=~ids.live if live else None,
-        rows=items if live and ids.manifest["generation"] else None)
+        rows=items if live else None)
     return Ready(dataset, ids, catalogue, leaves,
                  Generator(cfg.model, tuple(ids.widths), items))
 

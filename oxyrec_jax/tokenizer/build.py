@@ -127,8 +127,10 @@ def tokenize(x: np.ndarray, cfg: TokenizerConfig, priority: np.ndarray, *,
     """
     books = quantiser.fit(jax.random.key(cfg.seed), x, cfg.quantiser,
                           widths=cfg.widths, start=start)
-    codes, widths = quantiser.encode(books, x), cfg.widths
-    left = errors(books, x, codes)
+    codes, widths = quantiser.encode_catalogue(books, x, cfg.quantiser), cfg.widths
+    # What joins later takes its nearest codes, so the old items' errors are of those.
+    nearest = quantiser.encode(books, x) if books.kind == "balanced-kmeans" else codes
+    left = errors(books, x, nearest)
     if cfg.collisions == "reassign":
         rest, last = quantiser.last_level(books, x, codes)
         codes = collisions.reassign(codes, rest, last)
