@@ -13,6 +13,9 @@ from oxyrec_jax.base import InputError
 class DriftConfig:
     """When the alarm sounds: both conditions must hold. All numbers are ours.
 
+    12k titles of beauty articles, 3 x 256 codes: a thousand of them that the fit had
+    not seen have 1.20 times the error, a thousand titles of office products 1.96 times.
+
     Attributes:
       ratio: mean squared error of the new items over that of the old from which on.
         Codes fit items that they were fitted on a little better than others of the

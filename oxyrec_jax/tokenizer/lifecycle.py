@@ -26,7 +26,7 @@ from oxyrec_jax.data.readers.items import TEXT_FIELDS
 from oxyrec_jax.tokenizer import (build, collisions, drift, embeddings, multisource,
                                   new_items, quantiser, sid_table, sources)
 from oxyrec_jax.tokenizer.ordering import NEVER
-from oxyrec_jax.tokenizer.quality_gate import GateConfig, describe
+from oxyrec_jax.tokenizer.quality_gate import GateConfig
 from oxyrec_jax.tokenizer.sid_table import SemanticIds
 from oxyrec_jax.tokenizer.vector_files import VectorFile
 
@@ -143,12 +143,13 @@ def refit(dataset: Dataset, embedding: embeddings.EmbeddingConfig,
                          f"{old.codebooks.widths}, asked for is {asked[0]} {asked[1]}: "
                          "a refit keeps both; run oxyrec tokenize for new ones")
     names = sid_table.read_item_ids(folder)
+    new_names = dataset.item_table()["item_id"].to_pylist()
     made = _encoder(dataset, embedding, cfg, old, cache_folder)
     if made.vectors.shape[1] != old.embeddings.shape[1]:
         raise InputError(f"the items' vectors have {made.vectors.shape[1]} numbers, "
                          f"those of {folder} {old.embeddings.shape[1]}; run oxyrec "
                          "tokenize for new codebooks")
-    new_names = dataset.item_table()["item_id"].to_pylist()
+    made = _turn_engagement(made, new_names, old, names)
     start = len(names) - (0 if old.added is None else len(old.added))
     held = set(new_names)
     stay = [row for row in range(start, len(names)) if names[row] not in held]
@@ -206,10 +207,25 @@ def movement(old: SemanticIds, old_names: Sequence[str], new: SemanticIds,
             "centroid_drift": shift}
 
 
-def tell_gate(manifest: Mapping[str, Any]) -> None:
-    """Logs a warning where the figures of a bundle fall through bounds."""
-    if not manifest["gate"]["passed"]:
-        _log.warning(describe(manifest["gate"]))
+def turn_to(new: np.ndarray, old: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Turns points so that they lie as near as can be to where they were.
+
+    Args:
+      new: `[N, D]` float: points whose axes mean nothing.
+      old: `[M, D]` float: where they were.
+      pairs: `[P, 2]` int: row in `new` and row in `old` of the same point.
+
+    Returns:
+      `[N, D]` float32: `new` times the rotation (or reflection) that brings its paired
+      rows nearest to the old ones; distances between points stay.
+
+    Source: orthogonal Procrustes, Schönemann 1966; for embeddings of later data,
+    Hamilton et al. 2016, https://arxiv.org/abs/1605.09096, section 3.3.
+    """
+    before, after = (np.asarray(values, np.float64)[rows] for values, rows in
+                     ((old, pairs[:, 1]), (new, pairs[:, 0])))
+    left, _, right = np.linalg.svd(after.T @ before)
+    return (np.asarray(new, np.float64) @ (left @ right)).astype(np.float32)
 
 
 def _next(ids: SemanticIds, step: Mapping[str, Any],
@@ -309,6 +325,35 @@ def _encoder(dataset: Dataset, embedding: embeddings.EmbeddingConfig,
     facts = {**old.manifest["item_encoder"], "sources": found.facts()}
     return multisource.ItemEncoder(
         multisource.encode_items(old.encoder, found, wanted), facts, dict(old.encoder))
+
+
+def _turn_engagement(made: multisource.ItemEncoder, names: Sequence[str],
+                     old: SemanticIds, old_names: Sequence[str]
+                     ) -> multisource.ItemEncoder:
+    """Turns co-engagement vectors of a later log to where the old ones stood.
+
+    They come out of an SVD, whose axes another log turns at will, and the codebooks to
+    start from stand in the old ones.
+    """
+    facts, start = made.facts["sources"], 0
+    computed = (facts.get("co-engagement") or {}).get("origin") or {}
+    if made.params or computed.get("name") != "co-engagement" or old.embeddings is None:
+        return made
+    for name, entry in facts.items():
+        if name == "co-engagement":
+            break
+        start += entry["dimension"]
+    part = slice(start, start + facts["co-engagement"]["dimension"])
+    place = {name: row for row, name in enumerate(old_names)}
+    pairs = np.array([(row, place[name]) for row, name in enumerate(names)
+                      if name in place], np.int64).reshape(-1, 2)
+    before = np.asarray(old.embeddings[:, part])
+    if before.shape[1] != part.stop - part.start or np.array_equal(
+            made.vectors[pairs[:, 0], part], before[pairs[:, 1]]):
+        return made
+    x = made.vectors.copy()
+    x[:, part] = turn_to(x[:, part], before, pairs)
+    return dataclasses.replace(made, vectors=x)
 
 
 def _tokenize(x: np.ndarray, cfg: build.TokenizerConfig, table: SemanticIds,

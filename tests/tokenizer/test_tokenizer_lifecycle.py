@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 
+import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -244,6 +245,37 @@ def test_a_refit_for_a_later_log_carries_ids_over(toy, bundle, tmp_path):
     assert manifest["counts"] == {"dataset": 46, "added": 1, "retired": 1}
 
 
+def test_points_turned_at_will_are_turned_back():
+    rng = np.random.default_rng(0)
+    old = rng.normal(size=(30, 5)).astype(np.float32)
+    turn = np.linalg.qr(rng.normal(size=(5, 5)))[0]
+    order = rng.permutation(30)
+    found = lifecycle.turn_to(old[order] @ turn, old, np.stack(
+        [np.arange(20), order[:20]], 1))  # the last ten are new
+    np.testing.assert_allclose(found, old[order], atol=1e-5)
+
+
+def test_a_log_with_the_users_in_another_order_moves_hardly_anything(tmp_path):
+    """Its counts are the same, the axes of their SVD need not be."""
+    sources = SourceConfig(sources=("text", "co-engagement"), dimension=4)
+    first, later = (make_dataset(tmp_path / name, make_texts(), facts={"source": name})
+                    for name in ("first", "later"))
+    ids, _ = build_toy(first, tmp_path, sources=sources, quantiser=SMALL)
+    turned = ids.embeddings.copy()  # as if the old axes had been others
+    turned[:, 16:] = turned[:, 16:] @ np.linalg.qr(
+        np.random.default_rng(1).normal(size=(4, 4)))[0].astype(np.float32)
+    books = quantiser.fit(jax.random.key(0), turned, SMALL, widths=(8, 8))
+    codes = quantiser.encode(books, turned)
+    sid_table.save(first, dataclasses.replace(
+        ids, embeddings=turned, codebooks=books, codes=codes), tmp_path / "sids")
+    cfg = dataclasses.replace(CFG, sources=sources, quantiser=SMALL)
+    lifecycle.refit(later, HASHED, cfg, tmp_path / "sids", cache_folder=tmp_path / "c")
+    after = sid_table.load_semantic_ids(tmp_path / "sids", later)
+    np.testing.assert_allclose(after.embeddings, turned, atol=1e-5)
+    kept = (after.codes[:, 0] == codes[:, 0]).mean()
+    assert kept > 0.8, kept
+
+
 @pytest.mark.parametrize("change, words", [
     ({"widths": (8, 4)}, r"widths \(8, 8\), asked for is residual-kmeans \(8, 4\)"),
     ({"quantiser": dataclasses.replace(SMALL, kind="product")}, "asked for is product"),
@@ -300,8 +332,8 @@ def test_vectors_of_a_file_come_with_the_new_items(spoil, words, toy, tmp_path):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(45, 6)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
-    build.build_semantic_ids(toy, EmbeddingConfig("file", path=str(tmp_path / "x.npy")),
-                             CFG, tmp_path / "sids")
+    file = EmbeddingConfig("file", path=str(tmp_path / "x.npy"))
+    build.build_semantic_ids(toy, file, CFG, tmp_path / "sids")
     vectors = [x[4].tolist(), (2 * x[9]).tolist()]
     if spoil == "short":
         vectors = [vector[:5] for vector in vectors]

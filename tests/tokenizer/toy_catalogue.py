@@ -31,7 +31,8 @@ def make_items(texts, names=None):
         "price": pa.array(unknown, pa.float32())})
 
 
-def make_dataset(folder, texts, *, sequences=40, length=8, seed=0, names=None):
+def make_dataset(folder, texts, *, sequences=40, length=8, seed=0, names=None,
+                 facts=None):
     """A random log of leave-one-out splits over items with these texts."""
     rng = np.random.default_rng(seed)
     events = rng.zipf(1.5, sequences * length) % len(texts)
@@ -44,7 +45,7 @@ def make_dataset(folder, texts, *, sequences=40, length=8, seed=0, names=None):
                                    ("valid", length - 2, length - 1),
                                    ("test", length - 1, length)]:
             writer.add_targets(split, [(s, first, last) for s in range(sequences)])
-    datasets.write_dataset(folder, fill, facts={"source": "toy"})
+    datasets.write_dataset(folder, fill, facts=facts or {"source": "toy"})
     return datasets.load_dataset(folder)
 
 
