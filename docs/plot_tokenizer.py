@@ -87,7 +87,7 @@ def tokens(x: np.ndarray, widths: tuple[int, ...], kind: str = "residual-kmeans"
     cfg = dataclasses.replace(cfg, rq_vae=dataclasses.replace(cfg.rq_vae, steps=500),
                               fsq=dataclasses.replace(cfg.fsq, steps=500))
     books = quantiser.fit(jax.random.key(0), x, cfg, widths=widths)
-    return books, quantiser.encode(books, x)
+    return books, quantiser.encode_catalogue(books, x, cfg)
 
 
 def levels(world: World) -> plt.Figure:
@@ -214,7 +214,8 @@ def reconstruction(world: World) -> plt.Figure:
             codes, WIDTHS, embeddings=world.both,
             decode=lambda part, books=books: quantiser.decode(books, part)
         )["reconstruction"]
-        axis.plot(range(4), [1, *left], "o-", label=kind)
+        axis.plot(range(4), [1, *left], marker="o", label=kind,
+                  linestyle="--" if kind == "balanced-kmeans" else "-")
     axis.set(xticks=range(4), xticklabels=["no code", "first", "first 2", "first 3"],
              title="variance of the item vectors that codes do not restore")
     axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
