@@ -12,7 +12,7 @@ always computed in float32 from the finished codebooks.
 import argparse
 import json
 import os
-import resource
+import pathlib
 import statistics
 import subprocess
 import sys
@@ -162,10 +162,16 @@ def _memory_ratio(points: int, dimension: int, widths: Sequence[int]) -> float:
 def _print_memory(points: int, dimension: int, widths: tuple[int, ...]) -> None:
     run = _ours(widths, 2, "float32", 0)
     run(make_points(2 * max(widths), dimension), 2)  # the compiler's own memory
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _resident("VmRSS")
+    pathlib.Path("/proc/self/clear_refs").write_text("5", "ascii")  # forget the peak
     run(make_points(points, dimension), 2)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print((after - before) * 1024 / (4 * points * dimension))
+    print((_resident("VmHWM") - before) / (4 * points * dimension))
+
+
+def _resident(field: str) -> int:
+    """Bytes of this process in memory: now (VmRSS) or at most so far (VmHWM)."""
+    lines = pathlib.Path("/proc/self/status").read_text("ascii").splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) << 10
 
 
 def main() -> None:

@@ -228,10 +228,11 @@ def subtract_nearest(x: Array, centroids: Array, *, chunk: int,
       mesh: devices that hold a share of the points each; None: one.
     """
     def share(x: Array, centroids: Array) -> Array:
-        parts = x.reshape(-1, chunk, x.shape[1])
-        return jax.lax.map(
-            lambda points: points - centroids[nearest(points, centroids)[0]],
-            parts).reshape(x.shape)
+        def subtract(part: Array, x: Array) -> Array:  # in place; a map would copy x
+            points = jax.lax.dynamic_slice_in_dim(x, part * chunk, chunk)
+            points = points - centroids[nearest(points, centroids)[0]]
+            return jax.lax.dynamic_update_slice_in_dim(x, points, part * chunk, 0)
+        return jax.lax.fori_loop(0, len(x) // chunk, subtract, x)
     if mesh is None:
         return share(x, centroids)
     points = PartitionSpec(mesh.axis_names)

@@ -21,6 +21,7 @@ from oxyrec_jax.base import Array
 from oxyrec_jax.tokenizer import kmeans, minibatch
 
 _ROWS_AT_ONCE = 1 << 16
+_ROWS_PLACED_AT_ONCE = 1 << 14
 _LONG_FIT = 1e12  # FLOPs, some ten seconds of two CPU cores: worth a progress bar
 
 
@@ -145,7 +146,7 @@ def _place_share(x: np.ndarray, rows: np.ndarray | None, first: int, share: int,
                  device: jax.Device | None) -> Array:
     count = len(x) if rows is None else len(rows)
     buffer = jnp.zeros((share, x.shape[1]), jnp.float32, device=device)
-    size = min(_ROWS_AT_ONCE, share)
+    size = min(_ROWS_PLACED_AT_ONCE, share)
     for at in range(0, share, size):
         at = min(at, share - size)  # the last block reaches back: one shape for all
         chosen = slice(first + at, min(first + at + size, count))

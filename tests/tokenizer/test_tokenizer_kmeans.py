@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oxyrec_jax.tokenizer import kmeans
+from oxyrec_jax.tokenizer import kmeans, residual
 
 CFG = kmeans.KMeans(chunk=64)
 WIDTH = 16
@@ -153,3 +153,84 @@ def test_more_codes_than_padded_points():
     found = kmeans.fit_centroids(jax.random.key(0), points, mask, width=200,
                                  cfg=dataclasses.replace(CFG, chunk=8))
     assert found.shape == (200, 2) and _error(points[:5], found) < 1e-9
+
+
+def _mixture(rows=1000, dimension=12, seed=11):
+    rng = np.random.default_rng(seed)
+    return np.float32(rng.normal(3, 1, (40, dimension))[rng.integers(0, 40, rows)]
+                      + rng.normal(0, 0.5, (rows, dimension)))
+
+
+def test_bfloat16_scores_cost_little_and_errors_are_those_of_the_assignment():
+    x = _mixture()
+    points, mask = kmeans.pad_points(x, 64)
+    centroids = x[:WIDTH]
+    exact = kmeans.one_pass(points, mask, jnp.asarray(centroids), chunk=64)
+    fast = kmeans.one_pass(points, mask, jnp.asarray(centroids), chunk=64,
+                           shift=jnp.asarray(x.mean(0)))
+    assert fast.counts.sum() == 1000
+    # The sum over all codes is the same, whoever got a point that lay between two.
+    np.testing.assert_allclose(fast.sums.sum(0), x.sum(0), rtol=1e-4)
+    assert 1 - 1e-5 < fast.errors.sum() / exact.errors.sum() < 1.001
+    codes = np.asarray(kmeans.nearest(jnp.asarray(x), jnp.asarray(centroids))[0])
+    assert np.abs(np.bincount(codes, minlength=WIDTH) - fast.counts).sum() < 10
+    errors = [_error(x, kmeans.fit_centroids(
+        jax.random.key(0), points, mask, width=WIDTH,
+        cfg=dataclasses.replace(CFG, scores=scores))) for scores in kmeans.SCORES]
+    assert errors[1] < 1.01 * errors[0]
+
+
+def test_one_code_and_a_tie_with_bfloat16_scores():
+    points, mask = kmeans.pad_points(np.array([[1.0], [3]]), 8)
+    found = kmeans.one_pass(points, mask, jnp.array([[5.0]]), chunk=8,
+                            shift=jnp.zeros(1))
+    assert found.counts.tolist() == [2]
+    assert found.errors.tolist() == [20]  # 16 + 4
+    both = kmeans.one_pass(points, mask, jnp.array([[2.0], [2]]), chunk=8,
+                           shift=jnp.zeros(1))
+    assert both.counts.tolist() == [2, 0]  # the lower code
+
+
+def test_eight_devices_give_what_one_gives():
+    x = _mixture()
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    found = {}
+    for name, place in (("one", None), ("eight", mesh), ("again", mesh)):
+        points, mask = residual.place(x, None, 64, place)
+        found[name] = np.asarray(kmeans.fit_centroids(
+            jax.random.key(0), points, mask, width=WIDTH, cfg=CFG, mesh=place))
+    assert len(points.sharding.device_set) == 8
+    np.testing.assert_array_equal(found["again"], found["eight"])
+    # Sums are added in another order; a point that lies between two codes by less
+    # than rounding may change sides.
+    np.testing.assert_allclose(_error(x, found["eight"]), _error(x, found["one"]),
+                               rtol=1e-4)
+    assert np.abs(found["eight"] - found["one"]).max() < 1e-3
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 1000))
+def test_a_warm_start_never_raises_the_error(seed):
+    rng = np.random.default_rng(seed)
+    x = np.float32(rng.normal(size=(512, 8)))
+    start = np.float32(rng.normal(size=(WIDTH, 8)) * 2)
+    found = kmeans.fit_centroids(jax.random.key(0), jnp.asarray(x), jnp.ones(512, bool),
+                                 width=WIDTH, cfg=CFG, start=jnp.asarray(start))
+    assert _error(x, found) <= _error(x, start) * (1 + 1e-6)
+
+
+def test_a_code_without_points_stays_where_it_started():
+    start = jnp.concatenate([jnp.full((1, 8), 99.0), jnp.eye(8), jnp.zeros((7, 8))])
+    x = np.random.default_rng(0).normal(size=(512, 8)).astype(np.float32)
+    found = kmeans.fit_centroids(jax.random.key(0), jnp.asarray(x), jnp.ones(512, bool),
+                                 width=WIDTH, cfg=CFG, start=start)
+    np.testing.assert_array_equal(found[0], start[0])
+
+
+def test_unknown_scores_and_a_start_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match="float32, bfloat16"):
+        kmeans.KMeans(scores="int8")
+    with pytest.raises(ValueError, match="expected \\(16, 8\\)"):
+        kmeans.fit_centroids(jax.random.key(0), jnp.zeros((512, 8)),
+                             jnp.ones(512, bool), width=WIDTH, cfg=CFG,
+                             start=jnp.zeros((3, 8)))

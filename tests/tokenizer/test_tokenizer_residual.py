@@ -108,3 +108,68 @@ def test_what_cannot_be_fitted_is_refused():
 def test_another_dimension_is_refused(fitted):
     with pytest.raises(ValueError, match="codebooks"):
         residual.encode(fitted[1], np.zeros((2, 3)))
+
+
+def _loss(x, books):
+    rebuilt = residual.decode(books, residual.encode(books, x, chunk=64))
+    return ((x - rebuilt) ** 2).sum()
+
+
+def test_the_row_that_is_not_finite_is_named(fitted):
+    x = _points()
+    x[7, 3] = np.inf
+    with pytest.raises(ValueError, match="row 7 of x"):
+        residual.fit(jax.random.key(0), x, CFG)
+    with pytest.raises(ValueError, match="row 7 of x"):
+        residual.encode(fitted[1], x)
+
+
+def test_points_are_placed_block_by_block(monkeypatch):
+    x = _points(500, 3)
+    monkeypatch.setattr(residual, "_ROWS_PLACED_AT_ONCE", 100)
+    points, mask = residual.place(x, None, 64, None)
+    assert points.shape == (512, 3) and mask.sum() == 500
+    np.testing.assert_array_equal(points[:500], x)
+    assert not points[500:].any()
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    rows = np.arange(0, 500, 2)
+    shared, mask = residual.place(x, rows, 64, mesh)
+    assert shared.shape == (512, 3) and mask.sum() == 250  # 64 on each of 8 devices
+    np.testing.assert_array_equal(shared[:250], x[rows])
+
+
+def test_eight_devices_give_what_one_gives(fitted):
+    x, books = fitted
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    shared = residual.fit(jax.random.key(0), x, CFG, mesh=mesh)
+    # Within 1 %: a point between two codes may change sides by rounding, and the fit
+    # then ends in another, equally good place.
+    np.testing.assert_allclose(_loss(x, shared), _loss(x, books), rtol=0.01)
+
+
+def test_batches_end_near_where_all_points_at_once_end():
+    x = _points(3000, 8)
+    whole = residual.fit(jax.random.key(0), x, CFG)
+    cfg = residual.ResidualKMeans(widths=CFG.widths, lloyd=CFG.lloyd,
+                                  memory=3000 * 8 * 4 // 4)
+    first, again = (residual.fit(jax.random.key(0), x, cfg) for _ in range(2))
+    assert _loss(x, first) < 1.03 * _loss(x, whole)
+    for book, same in zip(first, again):
+        np.testing.assert_array_equal(book, same)
+
+
+def test_a_warm_start_moves_on_and_keeps_the_meaning_of_codes(fitted):
+    x, books = fitted
+    moved = residual.fit(jax.random.key(5), x, CFG, start=books)
+    assert _loss(x, moved[:1]) <= _loss(x, books[:1]) * (1 + 1e-6)
+    assert _loss(x, moved) <= _loss(x, books) * 1.001  # later levels: other rests
+    codes = residual.encode(books, x, chunk=64)[:, 0]
+    assert (residual.encode(moved, x, chunk=64)[:, 0] == codes).mean() > 0.9
+    with pytest.raises(ValueError, match="start has"):
+        residual.fit(jax.random.key(0), x, CFG, start=books[:2])
+
+
+def test_batches_too_small_for_a_level_are_refused():
+    cfg = residual.ResidualKMeans(widths=(256,), memory=8000)
+    with pytest.raises(ValueError, match="expected at least 256"):
+        residual.fit(jax.random.key(0), _points(), cfg)
