@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from oxyrec_jax import artifacts
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data import schema
+from oxyrec_jax.data.instruction_table import InstructionTable
 from oxyrec_jax.data.writer import (KIND, SPLITS, VERSION, DatasetWriter, shard_name,
                                     write_dataset)
 
@@ -60,6 +61,7 @@ class Dataset:
       num_events: events of all sequences.
       shards: in order of sequence.
       splits: name to `[R, 3]` int64 rows `(sequence, first, last)`.
+      instructions: of its events; None: none are attached.
     """
 
     folder: pathlib.Path
@@ -69,6 +71,18 @@ class Dataset:
     num_events: int
     shards: tuple[Shard, ...]
     splits: Mapping[str, np.ndarray]
+    instructions: InstructionTable | None = None
+
+    def with_instructions(self, table: InstructionTable) -> "Dataset":
+        """The same data set, whose batches can have the column `instruction`.
+
+        Raises:
+          InputError: the table is of another number of events.
+        """
+        if len(table.index) != self.num_events:
+            raise InputError(f"{self.folder} has {self.num_events} events, the "
+                             f"instruction table {len(table.index)}; make it again")
+        return dataclasses.replace(self, instructions=table)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -9,6 +9,15 @@ A batch is a dict (shape letters of `base`; B is the rows of this process):
     target_positions  [B, J] int32  target j may see positions <= this of its segment
     <column>          [B, L]        the history events' side columns that were asked for
     target_<column>   [B, J]        the same of the target events
+    long_items        [B, M] int32  mode "last" where asked for: the events before
+                                    `items`, oldest first, then -1
+
+Two columns are made here. `gap` `[B, L]` float32: seconds from each event to the next,
+which for the last event is the time of the request that is to be answered; it needs
+times. `instruction` is of the targets alone, `target_instruction` `[B, J, F]` float32:
+the vector of the text that goes with the request, zero where there is none. `weight`
+is of the targets alone too, `target_weight` `[B, J]` float32: how much the behaviour
+counts in training.
 
 Mode "packed" (causal encoder): windows share rows, J = L, the target of position j is
 the event after it. Mode "last" (bidirectional encoder): one target for each row, J = 1,
@@ -18,14 +27,14 @@ in an epoch.
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import grain
 import numpy as np
 
 from oxyrec_jax.base import InputError
-from oxyrec_jax.data import packing, schema
+from oxyrec_jax.data import event_rows, packing, schema
 from oxyrec_jax.data.dataset import Dataset
 
 Batch = dict[str, np.ndarray]
@@ -41,14 +50,21 @@ class Pipeline:
       history: the most events that a target's history may have in the batch.
       row_length: L of mode "packed", at least `history`; longer rows pack tighter.
       mode: "packed" or "last".
+      long: in mode "last", how many events before the recent history are put into
+        the batch too, as `long_items`.
       columns: side columns to put into the batch.
+      behaviour_weights: how much a target of each behaviour counts in training, for
+        the column `weight`; behaviours that are not named count 1.
     """
 
     batch: int = 128
     history: int = 20  # as in the P1 literature (benchmarks: history <= 20)
     row_length: int = 64  # ours: Beauty packs to 99 % fill
     mode: str = "packed"
+    long: int = 0
     columns: tuple[str, ...] = ()
+    behaviour_weights: Mapping[str, float] = dataclasses.field(  # OxygenREC-v2
+        default_factory=lambda: {"click": 1.2, "cart": 1.5, "order": 2.0})
 
     def __post_init__(self) -> None:
         for name in ("batch", "history", "row_length"):
@@ -58,10 +74,18 @@ class Pipeline:
         if self.mode not in ("packed", "last"):
             raise InputError(f"pipeline.mode is {self.mode!r}, expected 'packed' or "
                              "'last'")
+        if not 0 <= self.long < 1 << 20 or (self.long and self.mode == "packed"):
+            raise InputError(f"pipeline.long is {self.long} and mode {self.mode!r}; "
+                             "expected 0 to 1048575, and above 0 only in mode 'last'")
         if self.mode == "packed" and self.row_length < self.history:
             raise InputError(f"pipeline.row_length is {self.row_length}, less than "
                              f"pipeline.history {self.history}; make it as large")
-        known = [name for name in schema.COLUMNS if name != "item"]
+        known = [*(name for name in schema.COLUMNS if name != "item"), *event_rows.MADE]
+        bad = [name for name, weight in self.behaviour_weights.items()
+               if not 0 < weight < np.inf]
+        if bad:
+            raise InputError(f"pipeline.behaviour_weights gives {bad[0]!r} "
+                             f"{self.behaviour_weights[bad[0]]}, expected above 0")
         unknown = [name for name in self.columns if name not in known]
         if unknown:
             raise InputError(f"pipeline.columns names {', '.join(unknown)}, expected "
@@ -117,6 +141,10 @@ class TrainSource:
         return self._plan.make(epoch, first, self._local)
 
 
+def _events(dataset: Dataset, cfg: Pipeline) -> event_rows.EventRows:
+    return event_rows.EventRows(dataset, cfg.columns, cfg.behaviour_weights)
+
+
 class _Plan(Protocol):
     rows: int
     fill: float
@@ -127,7 +155,7 @@ class _Plan(Protocol):
 
 class _Packed:
     def __init__(self, dataset: Dataset, rows: np.ndarray, cfg: Pipeline, seed: int):
-        self._events, self._seed = _Events(dataset, cfg), seed
+        self._events, self._seed = _events(dataset, cfg), seed
         self._width = cfg.row_length
         self._windows = packing.tile(rows, dataset.offsets(), cfg.history)
         self._rows = packing.pack(self._windows.length, cfg.row_length)
@@ -178,7 +206,8 @@ class _OneTarget:
     """Makes batches of one target for each row from targets by number."""
 
     def __init__(self, dataset: Dataset, rows: np.ndarray, cfg: Pipeline):
-        self._events, self._history = _Events(dataset, cfg), cfg.history
+        self._events, self._history = _events(dataset, cfg), cfg.history
+        self._long = cfg.long
         self._split, self._base = rows, dataset.offsets()[rows[:, 0]]
         self._ends = np.cumsum(rows[:, 2] - rows[:, 1])
         self.targets = int(self._ends[-1])
@@ -205,76 +234,11 @@ class _OneTarget:
         batch["target_positions"] = np.zeros((count, 1), np.int32)
         batch["target_positions"][:used, 0] = length - 1
         self._events.put_targets(batch, target, count)
+        if self._long:
+            older = np.minimum(position - length, self._long)
+            self._events.put_long(batch, target - length - older, older, count,
+                                  self._long)
         return batch
-
-
-class _Events:
-    """Reads events by number and lays them into rows."""
-
-    def __init__(self, dataset: Dataset, cfg: Pipeline):
-        self._first = np.array([shard.first_event for shard in dataset.shards])
-        self._shards = [shard.columns for shard in dataset.shards]
-        self._names = {"items": "item", **{name: name for name in cfg.columns}}
-        for name in cfg.columns:
-            if name not in dataset.columns:
-                raise InputError(f"pipeline.columns names {name!r}, which "
-                                 f"{dataset.folder} does not have; its columns are "
-                                 f"{', '.join(dataset.columns)}")
-
-    def place(
-        self, rows: int, width: int, *, start: np.ndarray, length: np.ndarray,
-        place: np.ndarray, segment: np.ndarray, fresh: np.ndarray | None,
-    ) -> Batch:
-        """Copies windows of events into `[rows, width]` arrays.
-
-        Args:
-          rows: of the batch; those that no window lies in stay empty.
-          width: of a row.
-          start: `[W]` number of each window's first event.
-          length: `[W]` events of each window.
-          place: `[W]` where in the flattened rows the window goes.
-          segment: `[W]` its number in its row, from 1.
-          fresh: `[W]` the first supervised position of each window, to add the targets
-            of every position; None adds no targets.
-        """
-        before = np.cumsum(length) - length
-        count = np.arange(int(length.sum()))
-        events = count + np.repeat(start - before, length)
-        flat = count + np.repeat(place - before, length)
-        batch = {"segments": np.zeros((rows, width), np.int32)}
-        batch["segments"].reshape(-1)[flat] = np.repeat(
-            segment.astype(np.int32), length)
-        for key, name in self._names.items():
-            batch[key] = self._lay(name, events, flat, rows, width)
-        if fresh is not None:
-            batch["target_mask"] = np.zeros((rows, width), bool)
-            batch["target_mask"].reshape(-1)[flat] = (
-                count >= np.repeat(before + fresh, length))
-            for key, name in self._names.items():
-                batch[_target_key(key)] = self._lay(name, events + 1, flat, rows, width)
-        return batch
-
-    def put_targets(self, batch: Batch, events: np.ndarray, rows: int) -> None:
-        """Adds `[rows, 1]` targets, the events of the first rows given by number."""
-        for key, name in self._names.items():
-            batch[_target_key(key)] = self._lay(name, events, np.arange(len(events)),
-                                                rows, 1)
-
-    def _lay(self, name: str, events: np.ndarray, flat: np.ndarray, rows: int,
-             width: int) -> np.ndarray:
-        out = np.full((rows, width), schema.PADDING[name], schema.COLUMNS[name])
-        out.reshape(-1)[flat] = self._take(name, events)
-        return out
-
-    def _take(self, name: str, events: np.ndarray) -> np.ndarray:
-        if len(self._shards) == 1:
-            return self._shards[0][name][events]
-        owner = np.searchsorted(self._first, events, side="right") - 1
-        out = np.empty(len(events), schema.COLUMNS[name])
-        for number in np.unique(owner):
-            mine = owner == number
-            out[mine] = self._shards[number][name][events[mine] - self._first[number]]
-        return out
 
 
 def train_batches(
@@ -326,7 +290,7 @@ class EvalBatches:
 
 
 def eval_batches(dataset: Dataset, split: str, *, batch: int, history: int,
-                 columns: tuple[str, ...] = ()) -> EvalBatches:
+                 columns: tuple[str, ...] = (), long: int = 0) -> EvalBatches:
     """Makes the batches of a split: one target for each row, each with its history.
 
     Args:
@@ -336,6 +300,7 @@ def eval_batches(dataset: Dataset, split: str, *, batch: int, history: int,
         `target_mask` is false.
       history: the most events of a target's history, the most recent ones.
       columns: side columns to add.
+      long: how many events before those to add as `long_items`.
 
     Returns:
       A sized iterable of batches of mode "last" with also `rows` `[B]` int64: which row
@@ -345,13 +310,10 @@ def eval_batches(dataset: Dataset, split: str, *, batch: int, history: int,
     Raises:
       InputError: the split is empty, or the data set lacks a column.
     """
-    cfg = Pipeline(batch=batch, history=history, mode="last", columns=columns)
+    cfg = Pipeline(batch=batch, history=history, mode="last", columns=columns,
+                   long=long)
     maker = _OneTarget(dataset, np.asarray(dataset.split(split)), cfg)
     return EvalBatches(maker, maker.targets, batch)
-
-
-def _target_key(key: str) -> str:
-    return "targets" if key == "items" else f"target_{key}"
 
 
 def _ordinals(sizes: np.ndarray) -> np.ndarray:

@@ -21,7 +21,8 @@ def recommend(model: Generator, params: Any, batch: dict[str, Array],
     Args:
       model: the network (static).
       params: its parameters.
-      batch: `items`, `segments` `[B, L]`, `target_positions` `[B, 1]` int32.
+      batch: what `model.reads` names: `items`, `segments` `[B, L]` and
+        `target_positions` `[B, 1]` int32, and its side features and instructions.
       catalogue: the items; another one of its size compiles nothing anew.
       beams: K, static.
       experts: without it a model that mixes experts answers with its decoder alone.
@@ -29,7 +30,7 @@ def recommend(model: Generator, params: Any, batch: dict[str, Array],
     Returns:
       `Beams`: exact log-probabilities over the legal semantic IDs, best first.
     """
-    used = {name: batch[name] for name in ("items", "segments", "target_positions")}
+    used = {name: batch[name] for name in model.reads}
     size = used["items"].shape[0]
 
     def ask(*args: Any, **options: Any) -> Any:

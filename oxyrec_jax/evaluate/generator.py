@@ -48,7 +48,9 @@ def recommend_split(model: Generator, params: Any, dataset: Dataset, split: str,
         raise InputError(f"{beams} beams for a catalogue of {dataset.num_items} items; "
                          "ask for at most as many as there are items")
     items, sids, numbers = [], [], []
-    batches = pipeline.eval_batches(dataset, split, batch=batch, history=history)
+    batches = pipeline.eval_batches(dataset, split, batch=batch, history=history,
+                                    columns=model.columns,
+                                    long=model.cfg.retrieval.events)
     params = jax.device_put(params)
     for number, rows in enumerate(progress.track(batches, what)):
         if number % every:

@@ -8,7 +8,7 @@ from oxyrec_jax.losses import aggregation, checks
 
 
 def q2i_loss(queries: Array, targets: Array, *, variance_weight: float,
-             decorrelation_weight: float) -> Weighted:
+             decorrelation_weight: float, mask: Array | None = None) -> Weighted:
     """Pulls each query to its item, keeping the batch spread out and decorrelated.
 
     L = -mean_i(q_i · t_i) - variance_weight · log[Var(Q) Var(T)]
@@ -22,10 +22,13 @@ def q2i_loss(queries: Array, targets: Array, *, variance_weight: float,
         gradient: stop it where a shared table must stay unharmed.
       variance_weight: λ_r, unit-free, `>= 0`. The paper gives none; 0.01 is in use.
       decorrelation_weight: λ_d, unit-free, `>= 0`. Likewise.
+      mask: `[B]` bool, true = real pair; the others count nowhere, as if the batch had
+        only the real ones.
 
     Returns:
-      Scalar `Weighted`: B times L, and B. Under data sharding the whole global batch
-      counts; micro-batches are batches of their own, for Var is not a mean over rows.
+      Scalar `Weighted`: B times L, and B (of the real pairs). Under data sharding the
+      whole global batch counts; micro-batches are batches of their own, for Var is not
+      a mean over rows.
 
     Raises:
       ValueError: shapes disagree, B = 1, or a weight is negative.
@@ -41,15 +44,24 @@ def q2i_loss(queries: Array, targets: Array, *, variance_weight: float,
     rows, width = queries.shape
     if rows < 2:
         raise ValueError(f"queries.shape={queries.shape}, expected [B, D] with B >= 2")
-    near = jnp.mean(jnp.sum(queries * targets, axis=-1))
-    spread = _log_variance(queries) + _log_variance(targets)
+    size: Array | int = rows
+    if mask is not None:
+        mask = checks.as_mask("mask", mask, queries.shape[:1])
+        queries = jnp.where(mask[:, None], queries, 0)
+        targets = jnp.where(mask[:, None], targets, 0)
+        size = jnp.maximum(aggregation.count(mask, queries.dtype), 2)
+    near = jnp.sum(queries * targets) / size
+    spread = _log_variance(queries, mask) + _log_variance(targets, mask)
     own = jnp.sum(jnp.square(jnp.sum(jnp.square(queries), axis=-1)))
     # Σ_ij (q_i·q_j)² is the squared norm of either Gram matrix: take the smaller one,
     # which on a sharded batch also is the one that travels.
     gram = queries.T @ queries if width < rows else queries @ queries.T
-    crossed = (jnp.sum(jnp.square(gram)) - own) / (rows * rows - rows)
+    crossed = (jnp.sum(jnp.square(gram)) - own) / (size * size - size)
     loss = -near - variance_weight * spread + decorrelation_weight * crossed
-    return Weighted(loss * rows, jnp.full((), rows, loss.dtype))
+    if mask is None:
+        return Weighted(loss * rows, jnp.full((), rows, loss.dtype))
+    count = aggregation.count(mask, loss.dtype)
+    return Weighted(jnp.where(count > 1, loss * count, 0), count)
 
 
 def info_nce_loss(anchors: Array, positives: Array, *, temperature: float | Array,
@@ -107,9 +119,14 @@ def info_nce_loss(anchors: Array, positives: Array, *, temperature: float | Arra
     return Weighted(total, aggregation.count(mask, total.dtype))
 
 
-def _log_variance(vectors: Array) -> Array:
+def _log_variance(vectors: Array, mask: Array | None) -> Array:
     """log of the mean over dimensions of the population variance over the batch."""
-    variance = jnp.mean(jnp.var(vectors, axis=0))
+    if mask is None:
+        variance = jnp.mean(jnp.var(vectors, axis=0))
+    else:
+        size = jnp.maximum(aggregation.count(mask, vectors.dtype), 1)
+        apart = jnp.where(mask[:, None], vectors - jnp.sum(vectors, axis=0) / size, 0)
+        variance = jnp.mean(jnp.sum(jnp.square(apart), axis=0)) / size
     # A collapsed batch has variance 0: the cost stays finite and its gradient 0.
     return jnp.log(jnp.maximum(variance, jnp.finfo(variance.dtype).tiny))
 

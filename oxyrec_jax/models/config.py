@@ -3,6 +3,9 @@
 import dataclasses
 
 from oxyrec_jax.base import InputError
+from oxyrec_jax.models.instructions import InstructionConfig
+from oxyrec_jax.models.retrieval import RetrievalConfig
+from oxyrec_jax.models.sides import SIDES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +34,10 @@ class ModelConfig:
       item_head: mixes in a softmax over all items, from the encoder's state: N * D
         products for each request (ours).
       item_features: adds a projection of the vectors that the tokenizer quantised.
+      sides: what else of each history event is read: "behaviour", "scenario", "price"
+        (on a logarithmic scale), "gap" (the time until the next event or the request).
+      instructions: the tokens that steer the decoder.
+      retrieval: what is read of a history longer than the recent one, by instruction.
       dropout: rate on embeddings and on each residual branch.
       dtype: of activations and matrix products, "float32" or "bfloat16".
     """
@@ -53,6 +60,9 @@ class ModelConfig:
     successors: int = 24
     item_head: bool = False
     item_features: bool = False
+    sides: tuple[str, ...] = ()
+    instructions: InstructionConfig = InstructionConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
     dropout: float = 0.2
     dtype: str = "float32"
 
@@ -66,12 +76,18 @@ class ModelConfig:
                 ("head", self.head in ("level", "shared"), "'level' or 'shared'"),
                 ("buckets", exact >= 1, f"at least {2 if self.causal else 4}"),
                 ("max_distance", self.max_distance > exact, f"more than {exact}"),
+                ("sides", set(self.sides) <= set(SIDES), f"some of {', '.join(SIDES)}"),
                 ("dropout", 0 <= self.dropout < 1, "0 or more and less than 1"),
                 ("dtype", self.dtype in ("float32", "bfloat16"),
                  "'float32' or 'bfloat16'")):
             if not good:
                 raise InputError(f"model.{name} is {getattr(self, name)!r}, expected "
                                  f"{expected}")
+
+        if self.retrieval.events and self.instructions.placement == "none":
+            raise InputError("model.retrieval asks by instructions and "
+                             "model.instructions.placement is 'none'; place them, or "
+                             "set model.retrieval.events=0")
 
     @property
     def experts(self) -> int:

@@ -12,8 +12,6 @@ positions, one token to the right of BOS left for instructions); one position fo
 item and supervision of all positions are ours.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -21,9 +19,14 @@ from flax import linen as nn
 from oxyrec_jax.base import Array
 from oxyrec_jax.models import layers
 from oxyrec_jax.models import memory as memory_lib
+from oxyrec_jax.models import sides
 from oxyrec_jax.models.config import ModelConfig
+from oxyrec_jax.models.instructions import Instructions, place
+from oxyrec_jax.models.retrieval import Retriever, choose_events
+from oxyrec_jax.models.tables import ItemTables, Mixture, Search
 from oxyrec_jax.models.transformer import DecoderLayer, EncoderLayer
 
+__all__ = ["Generator", "ItemTables", "Mixture", "ModelConfig", "Search"]
 
 _MEMORY = 1  # the memory's place among the experts
 
@@ -55,6 +58,14 @@ class Generator(nn.Module):
                 "item_vectors", layers.axes(small, "items", "embed"),
                 (self.items, cfg.width), jnp.float32)
         self.feature_in = layers.Linear(cfg.width, ("features", "embed"))
+        if cfg.sides:
+            self.side_in = sides.SideVectors(cfg.sides, cfg.width)
+        if cfg.instructions.placement != "none":
+            self.instructions = Instructions(cfg.instructions, cfg.width)
+        if cfg.retrieval.events:
+            self.retriever = Retriever(cfg.retrieval)
+            self.retrieved = self.param("retrieved", layers.axes(init, "one", "embed"),
+                                        (1, cfg.width), jnp.float32)
         self.bias = layers.RelativeBias(cfg.heads, cfg.buckets, cfg.max_distance,
                                         bidirectional=not cfg.causal)
         self.encoder = [EncoderLayer(cfg) for _ in range(cfg.encoder_layers)]
@@ -82,13 +93,13 @@ class Generator(nn.Module):
         """Row of `code_vectors` at which each level begins."""
         return tuple(sum(self.widths[:level]) for level in range(len(self.widths)))
 
-    def __call__(self, batch: dict[str, Array], tables: "ItemTables", *,
+    def __call__(self, batch: dict[str, Array], tables: ItemTables, *,
                  train: bool = False) -> tuple[tuple[Array, ...], Array]:
         """Scores the codes of every target given their true prefixes.
 
         Args:
           batch: `items`, `segments` `[B, L]`, `targets`, `target_positions` `[B, J]`,
-            int32, as `data.pipeline` makes them.
+            int32, and what else `reads` names, as `data.pipeline` makes them.
           tables: what is known of every item.
           train: dropout on; needs the "dropout" stream.
 
@@ -96,37 +107,61 @@ class Generator(nn.Module):
           logits, one `[B, J, V_l]` float32 array for each of the T levels, and the
           encoder's state before each target, `[B, J, D]`.
         """
-        memory = self.encode(batch["items"], batch["segments"], tables, train=train)
+        batch = self._with_retrieved(batch, tables)
+        memory = self.encode(batch, tables, train=train)
         positions = batch["target_positions"]
         state = jnp.take_along_axis(memory, positions[..., None], axis=1)
         allowed = self._visible(batch["segments"], positions)
         codes = tables.codes[batch["targets"]]
-        x = self._decoder_input(state, codes[..., :-1])
+        prefix = self._prefix(batch, state, tables)
+        x = self._decoder_input(prefix, state, codes[..., :-1])
         x = layers.dropout(self, x, self.cfg.dropout, train=train)
         for layer in self.decoder:
             x, _ = layer(x, layer.project(memory), allowed, None, train=train)
         x = self.decoder_norm(x)
-        logits = tuple(self._score(x[:, :, level], level)
+        first = prefix.shape[2] - 1
+        logits = tuple(self._score(x[:, :, first + level], level)
                        for level in range(len(self.widths)))
         if self.cfg.experts > 1 and self.is_initializing():
             self.mixture(batch, state, tables, logits[0], own=True)
+        if self.cfg.retrieval.events and self.is_initializing():
+            self.query_and_target(batch, tables)
         return logits, state
 
-    def encode(self, items: Array, segments: Array, tables: "ItemTables", *,
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the events that a batch must have for this network."""
+        asked = (name.removeprefix("target_") for name in self.cfg.instructions.reads)
+        return tuple(dict.fromkeys((*self.cfg.sides, *asked)))
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Keys of a batch that the network reads, apart from its targets."""
+        long = ("long_items",) if self.cfg.retrieval.events else ()
+        return ("items", "segments", "target_positions", *long,
+                *self.cfg.sides, *self.cfg.instructions.reads)
+
+    def encode(self, batch: dict[str, Array], tables: ItemTables, *,
                train: bool = False) -> Array:
         """Encodes histories.
 
         Args:
-          items: `[B, L]` int32.
-          segments: `[B, L]` int32, 0 on padding, one number for each packed history.
+          batch: `items` `[B, L]` int32; `segments` `[B, L]` int32, 0 on padding, one
+            number for each packed history; the columns of `cfg.sides` `[B, L]`.
           tables: what is known of every item.
           train: dropout on.
 
         Returns:
           `[B, L, D]` in the configured dtype.
         """
-        cfg = self.cfg
-        x = self.item_inputs(items, tables).astype(cfg.dtype)
+        cfg, items, segments = self.cfg, batch["items"], batch["segments"]
+        x = self.item_inputs(items, tables)
+        if cfg.sides:
+            x = x + self.side_in(batch)
+        if cfg.retrieval.events:
+            first = jnp.arange(items.shape[1]) < cfg.retrieval.keep
+            x = x + jnp.where(first[:, None], self.retrieved, 0)
+        x = x.astype(cfg.dtype)
         x = layers.dropout(self, x, cfg.dropout, train=train)
         allowed = (segments[:, :, None] == segments[:, None, :])[:, None]
         length = items.shape[1]
@@ -137,7 +172,7 @@ class Generator(nn.Module):
             x = layer(x, bias, allowed, train=train)
         return self.encoder_norm(x)
 
-    def item_inputs(self, items: Array, tables: "ItemTables") -> Array:
+    def item_inputs(self, items: Array, tables: ItemTables) -> Array:
         """One vector for each item: its codes', features' and own vectors, summed."""
         x = layers.sum_rows(self.code_vectors, tables.codes[items], self.starts)
         if self.cfg.item_embedding:
@@ -146,7 +181,7 @@ class Generator(nn.Module):
             x = x + self.feature_in(tables.features[items])
         return x
 
-    def item_scores(self, state: Array, tables: "ItemTables",
+    def item_scores(self, state: Array, tables: ItemTables,
                     items: Array | None = None) -> Array:
         """Scores of items: the state times each item's input vector.
 
@@ -166,14 +201,14 @@ class Generator(nn.Module):
                             preferred_element_type=jnp.float32)
         return scores.reshape(*state.shape[:-1], -1)
 
-    def own_scores(self, state: Array, targets: Array, tables: "ItemTables") -> Array:
+    def own_scores(self, state: Array, targets: Array, tables: ItemTables) -> Array:
         """`[B, J]` float32: as `item_scores`, of each target `[B, J]` alone."""
         vectors = self.item_inputs(targets, tables).astype(state.dtype)
         wide = state.astype(jnp.float32)  # as the products of `item_scores` add up
         return jnp.sum(wide * vectors.astype(jnp.float32), axis=-1)
 
-    def mixture(self, batch: dict[str, Array], state: Array, tables: "ItemTables",
-                first_log_probs: Array, *, own: bool) -> "Mixture":
+    def mixture(self, batch: dict[str, Array], state: Array, tables: ItemTables,
+                first_log_probs: Array, *, own: bool) -> Mixture:
         """How much each expert is trusted, and what the memory says.
 
         Args:
@@ -205,7 +240,7 @@ class Generator(nn.Module):
         same = (positions >= 0) & (segments == segments[..., :1]) & (segments > 0)
         return jnp.where(same, items, -1)
 
-    def _ask_memory(self, batch: dict[str, Array], tables: "ItemTables",
+    def _ask_memory(self, batch: dict[str, Array], tables: ItemTables,
                     first_log_probs: Array, *, own: bool) -> memory_lib.Pointer:
         if tables.successors is None:
             raise ValueError("the model has a memory, the item tables no successors")
@@ -213,27 +248,29 @@ class Generator(nn.Module):
                            tables.codes[:, 0], first_log_probs,
                            batch["targets"] if own else None)
 
-    def start_search(self, batch: dict[str, Array], tables: "ItemTables") -> "Search":
+    def start_search(self, batch: dict[str, Array], tables: ItemTables) -> Search:
         """Encodes B requests once; see `Search` for what the beams share.
 
         Args:
-          batch: `items`, `segments` `[B, L]`, `target_positions` `[B, 1]`.
+          batch: what `reads` names, `target_positions` `[B, 1]`.
           tables: what is known of every item.
         """
-        memory = self.encode(batch["items"], batch["segments"], tables)
+        batch = self._with_retrieved(batch, tables)
+        memory = self.encode(batch, tables)
         positions = batch["target_positions"]
         state = jnp.take_along_axis(memory, positions[..., None], axis=1)
         return Search(memory=tuple(layer.project(memory) for layer in self.decoder),
-                      allowed=self._visible(batch["segments"], positions), state=state)
+                      allowed=self._visible(batch["segments"], positions), state=state,
+                      prefix=self._prefix(batch, state, tables))
 
-    def search_step(self, search: "Search", past: tuple[Array, ...],
+    def search_step(self, search: Search, past: tuple[Array, ...],
                     codes: Array | None, level: int) -> tuple[Array, tuple[Array, ...]]:
         """Scores the next code of every beam.
 
         Args:
           search: from `start_search`.
-          past: for each decoder layer `[B, K, level, 2 * inner]`, keys and values of
-            the positions before; empty at level 0.
+          past: for each decoder layer `[B, K, P + level - 1, 2 * inner]`, keys and
+            values of the positions before, P of them the prefix; empty at level 0.
           codes: `[B, K]` int32, the codes chosen at the level before; None at level 0.
           level: which level is scored now.
 
@@ -241,7 +278,7 @@ class Generator(nn.Module):
           logits `[B, K, V_level]` float32 and the longer `past`.
         """
         if codes is None:
-            x = self._decoder_input(search.state, None)
+            x = self._decoder_input(search.prefix, search.state, None)
         else:
             x = self._code_vector(codes, level - 1)[:, :, None]
             if self.cfg.position_state:
@@ -253,15 +290,80 @@ class Generator(nn.Module):
             x, present = layer(x, search.memory[index], search.allowed, before,
                                train=False)
             longer.append(present)
-        scores = self._score(self.decoder_norm(x)[:, :, 0], level)
+        scores = self._score(self.decoder_norm(x)[:, :, -1], level)
         if self.cfg.head == "shared":
             start = self.starts[level]
             scores = scores[..., start:start + self.widths[level]]
         return scores, tuple(longer)
 
-    def _decoder_input(self, state: Array, codes: Array | None) -> Array:
-        """`[B, J, T, D]`: BOS and the vectors of all codes but the last."""
-        x = jnp.broadcast_to(self.begin, state.shape)[:, :, None]
+    def _prefix(self, batch: dict[str, Array], state: Array, tables: ItemTables
+                ) -> Array:
+        """`[B, J, P, D]`: BOS and the instructions."""
+        begin = jnp.broadcast_to(self.begin, state.shape)
+        asked = self.cfg.instructions
+        if asked.placement == "none":
+            return begin[:, :, None]
+        return place(asked, begin, self._instruction_tokens(batch, tables))
+
+    def _instruction_tokens(self, batch: dict[str, Array], tables: ItemTables
+                            ) -> Array:
+        """`[B, J, tokens, D]`."""
+        triggers = None
+        if self.cfg.instructions.trigger:
+            opened = jnp.maximum(batch["target_trigger"], 0)
+            triggers = self.item_inputs(opened, tables)
+        return self.instructions(batch, triggers)
+
+    def item_keys(self, tables: ItemTables, items: Array | None = None) -> Array:
+        """`[..., R]` float32: the retrieval keys of items `[...]`; None: of all N."""
+        codes = tables.codes if items is None else tables.codes[items]
+        known = layers.sum_rows(self.code_vectors, codes, self.starts)
+        if tables.features is not None:
+            features = tables.features if items is None else tables.features[items]
+            known = jnp.concatenate([known, features], axis=-1)
+        return self.retriever.keys(known)
+
+    def query_and_target(self, batch: dict[str, Array], tables: ItemTables
+                         ) -> tuple[Array, Array]:
+        """Queries and the keys of the targets, `[B, J, R]` float32 each, length 1."""
+        tokens = self._instruction_tokens(batch, tables)
+        return (self.retriever.queries(tokens.reshape(*tokens.shape[:2], -1)),
+                self.item_keys(tables, batch["targets"]))
+
+    def retrieve(self, batch: dict[str, Array], tables: ItemTables) -> Array:
+        """`[B, K]` int32: what is kept of each long history, -1 where there is less.
+
+        Args:
+          batch: what `reads` names, one target for each row.
+          tables: what is known of every item; with `keys` they are not computed anew.
+        """
+        tokens = self._instruction_tokens(batch, tables)
+        if tokens.shape[1] != 1:
+            raise ValueError(f"{tokens.shape[1]} targets for each row; retrieval reads "
+                             "a history for one: use the pipeline's mode 'last'")
+        query = self.retriever.queries(tokens.reshape(tokens.shape[0], -1))
+        keys = self.item_keys(tables) if tables.keys is None else tables.keys
+        return choose_events(self.cfg.retrieval, query @ keys.T, batch["long_items"])
+
+    def _with_retrieved(self, batch: dict[str, Array], tables: ItemTables
+                        ) -> dict[str, Array]:
+        """The batch with the retrieved events before the recent ones."""
+        keep = self.cfg.retrieval.keep
+        if not self.cfg.retrieval.events:
+            return batch
+        kept = self.retrieve(batch, tables)
+        real = (kept >= 0).astype(jnp.int32)
+        before = {"items": kept * real, "segments": real}
+        before |= {name: jnp.zeros(kept.shape, batch[name].dtype)
+                   for name in self.cfg.sides}
+        return {**batch, "target_positions": batch["target_positions"] + keep,
+                **{name: jnp.concatenate([rows, batch[name]], axis=1)
+                   for name, rows in before.items()}}
+
+    def _decoder_input(self, prefix: Array, state: Array, codes: Array | None) -> Array:
+        """`[B, J, P + T - 1, D]`: the prefix and the vectors of all codes but the last.
+        """
+        x = prefix
         if codes is not None:
             before = [self._code_vector(codes[..., level], level)[:, :, None]
                       for level in range(codes.shape[-1])]
@@ -294,56 +396,3 @@ class Generator(nn.Module):
         logits = jnp.matmul(flat, rows.astype(x.dtype).T,
                             preferred_element_type=jnp.float32)
         return logits.reshape(*x.shape[:-1], rows.shape[0])
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class ItemTables:
-    """What is known of every item; an argument of compiled functions.
-
-    Attributes:
-      codes: `[N, T]` int32, the semantic ID of each item.
-      features: `[N, F]` float32 side features such as text embeddings, or None.
-      successors: what followed each item in training, or None.
-      live: `[N]` bool, true on items that may be recommended; None: all.
-    """
-
-    codes: Array
-    features: Array | None = None
-    successors: memory_lib.Successors | None = None
-    live: Array | None = None
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Search:
-    """What all beams of a request share.
-
-    Attributes:
-      memory: for each decoder layer, keys and values `[B, H, L, D]` of the history.
-      allowed: `[B, 1, L]` bool, real history positions.
-      state: `[B, 1, D]` encoder state at the newest history position.
-    """
-
-    memory: tuple[tuple[Array, Array], ...]
-    allowed: Array
-    state: Array
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Mixture:
-    """How an item's probability is put together: sum over experts e of w_e P_e(y).
-
-    Attributes:
-      log_weights: `[B, J, E]` float32: log w of the decoder, then of the memory where
-        there is one, then of the item head where there is one.
-      pointer: the memory's candidates, or None.
-      sharpness: `[2]` float32: factors on the logits of the decoder and of the item
-        head before their softmax; below 1 they answer less sure of themselves than
-        they were on the targets that they learnt from.
-    """
-
-    log_weights: Array
-    pointer: memory_lib.Pointer | None
-    sharpness: Array

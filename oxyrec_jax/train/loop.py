@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from oxyrec_jax import artifacts, parallel, profiling, progress
 from oxyrec_jax.base import InputError
 from oxyrec_jax.checkpoint import Checkpoints, abstract_like
+from oxyrec_jax.data.event_rows import behaviour_weights
 from oxyrec_jax.data.pipeline import Pipeline, TrainSource, train_batches
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.models.generator import Generator
@@ -116,6 +117,7 @@ def train(model: Generator, dataset: Dataset, catalogue: Catalogue, cfg: TrainCo
                 "model": dataclasses.asdict(model.cfg),
                 "widths": list(model.widths), "seed": seed}
     _check_same_run(folder / "run.json", settings)
+    cfg = dataclasses.replace(cfg, pipeline=_with_columns(cfg.pipeline, model, dataset))
     batches = train_batches(
         dataset, cfg.pipeline, seed=seed, process_index=jax.process_index(),
         process_count=jax.process_count())
@@ -138,6 +140,20 @@ def train(model: Generator, dataset: Dataset, catalogue: Catalogue, cfg: TrainCo
         else:
             run.truncate_log(0)
         return run.until_done(state, batches, step, catalogue, mesh)
+
+
+def _with_columns(cfg: Pipeline, model: Generator, dataset: Dataset) -> Pipeline:
+    """The pipeline with the columns that the network and the loss read."""
+    columns = [*cfg.columns, *model.columns]
+    weights = behaviour_weights(dataset, cfg.behaviour_weights)
+    if "behaviour" in dataset.columns and (weights != 1).any():
+        columns.append("weight")
+    if model.cfg.retrieval.events and cfg.mode != "last":
+        raise InputError("model.retrieval.events is "
+                         f"{model.cfg.retrieval.events}, which needs one target for "
+                         "each row; set train.pipeline.mode=last")
+    return dataclasses.replace(cfg, columns=tuple(dict.fromkeys(columns)),
+                               long=model.cfg.retrieval.events)
 
 
 class _Run:

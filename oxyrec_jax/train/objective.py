@@ -34,6 +34,9 @@ class ObjectiveConfig:
         which spends the weights on targets that no expert would rank high anyway;
         above 0 the targets within reach count more. 0.5 is ours.
       z_loss: weight of the squared log-normaliser of each code.
+      q2i: weight of the query-to-item loss where the model retrieves (the paper names
+        none; 0.02 to 0.2 are in use).
+      q2i_variance, q2i_decorrelation: its two other weights.
     """
 
     item_loss: float = 0.0
@@ -41,6 +44,9 @@ class ObjectiveConfig:
     gate_share: float = 0.5
     gate_power: float = 0.5
     z_loss: float = 0.0
+    q2i: float = 0.1
+    q2i_variance: float = 0.01
+    q2i_decorrelation: float = 0.01
 
     def __post_init__(self) -> None:
         if not 0 < self.gate_share < 1 or self.negatives < 0:
@@ -56,9 +62,10 @@ def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
 
     With s_1 .. s_T the target's codes:
 
-        L = - sum_l log p(s_l | s_<l, history)
-            - item_loss · log softmax(item scores)[target]
+        L = b · [- sum_l log p(s_l | s_<l, history)
+                 - item_loss · log softmax(item scores)[target]]
 
+    with b the weight of the target's behaviour, `target_weight` where the batch has it,
     over most targets, and over those kept for the gate, for the weights w alone,
 
         L = (1 - P^q) / q,    P = sum_e w_e P_e(s),    q = gate_power.
@@ -76,7 +83,7 @@ def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
       cfg: the terms.
 
     Returns:
-      The loss in nats, summed over supervised targets with their count, and the terms
+      The loss in nats, summed over supervised targets with their weight, and the terms
       by name for the log: "level_<l>", "item", "mixture", "gate"
       and "weight_<expert>".
     """
@@ -93,15 +100,27 @@ def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
         mask = every & ~kept_for_gate
     scores = [_levelled(model, catalogue, targets, level, logits[level])
               for level in range(len(logits))]
-    terms = {f"level_{level}": losses.next_code_loss(row, code, mask, z_loss=cfg.z_loss)
+    weights = batch.get("target_weight")
+    terms = {f"level_{level}": losses.next_code_loss(row, code, mask, z_loss=cfg.z_loss,
+                                                     sample_weights=weights)
              for level, (row, code) in enumerate(scores)}
     count = terms["level_0"].weight
     total = sum((term.total for term in terms.values()), jnp.float32(0))
     items = None
     if cfg.item_loss or model.cfg.item_head:
         items = _item_scores(ask, state, targets, catalogue, draw, cfg.negatives)
-        terms["item"] = _averaged(-_item_log_probs(*items), mask, count)
+        costs = -_item_log_probs(*items)
+        terms["item"] = _averaged(costs if weights is None else weights * costs, mask,
+                                  count)
         total = total + cfg.item_loss * terms["item"].total
+    if model.cfg.retrieval.events and cfg.q2i:
+        query, key = ask(batch, catalogue.tables, method="query_and_target")
+        term = losses.q2i_loss(
+            query.reshape(-1, query.shape[-1]), key.reshape(-1, key.shape[-1]),
+            variance_weight=cfg.q2i_variance,
+            decorrelation_weight=cfg.q2i_decorrelation, mask=mask.reshape(-1))
+        terms["q2i"] = term
+        total = total + cfg.q2i * term.total
     if model.cfg.experts > 1:
         first = jax.nn.log_softmax(scores[0][0], axis=-1)
         mixed = ask(batch, jax.lax.stop_gradient(state), catalogue.tables, first,

@@ -190,7 +190,8 @@ def make_train_step(model: Generator, optimizer: optax.GradientTransformation,
         updates, moments = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         figures = {name: term.mean() for name, term in terms.items()}
-        figures |= {"loss": total.mean(), "targets": total.weight,
+        supervised = jnp.sum(batch["target_mask"], dtype=jnp.float32)
+        figures |= {"loss": total.mean(), "targets": supervised,
                     "gradient_norm": optax.tree.norm(gradient)}
         new = TrainState(state.step + 1, params, moments,
                          _averaged(state, params, cfg.ema))

@@ -1,0 +1,144 @@
+"""Lays events of a prepared data set into the rows of a batch; see `pipeline`."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from oxyrec_jax.base import InputError
+from oxyrec_jax.data import schema
+from oxyrec_jax.data.dataset import Dataset
+
+MADE = ("gap", "instruction", "weight")  # columns that no data set stores
+
+
+class EventRows:
+    """Reads events by number and lays them into rows."""
+
+    def __init__(self, dataset: Dataset, columns: Sequence[str],
+                 weights: Mapping[str, float]):
+        """Opens the columns.
+
+        Args:
+          dataset: whose events are laid.
+          columns: stored ones and some of `MADE`, beside the items.
+          weights: of behaviours as targets, by name, for the column `weight`.
+
+        Raises:
+          InputError: the data set lacks a column or what it would be made of.
+        """
+        self._first = np.array([shard.first_event for shard in dataset.shards])
+        self._shards = [shard.columns for shard in dataset.shards]
+        stored = [name for name in columns if name not in MADE]
+        self._names = {"items": "item", **{name: name for name in stored}}
+        self._gap, self._weights = "gap" in columns, None
+        if "weight" in columns:
+            self._weights = behaviour_weights(dataset, weights)
+        self._instructions = None
+        if "instruction" in columns:
+            self._instructions = dataset.instructions
+            if self._instructions is None:
+                raise InputError(f"pipeline.columns names 'instruction', and "
+                                 f"{dataset.folder} has no instructions; make them "
+                                 "first, or leave model.instructions.reasoning off")
+        needs = {"time": self._gap, "behaviour": self._weights is not None}
+        for name in [*stored, *(name for name, asked in needs.items() if asked)]:
+            if name not in dataset.columns:
+                raise InputError(f"pipeline.columns names {name!r}, which "
+                                 f"{dataset.folder} does not have; its columns are "
+                                 f"{', '.join(dataset.columns)}")
+
+    def place(
+        self, rows: int, width: int, *, start: np.ndarray, length: np.ndarray,
+        place: np.ndarray, segment: np.ndarray, fresh: np.ndarray | None,
+    ) -> dict[str, np.ndarray]:
+        """Copies windows of events into `[rows, width]` arrays.
+
+        Args:
+          rows: of the batch; those that no window lies in stay empty.
+          width: of a row.
+          start: `[W]` number of each window's first event.
+          length: `[W]` events of each window.
+          place: `[W]` where in the flattened rows the window goes.
+          segment: `[W]` its number in its row, from 1.
+          fresh: `[W]` the first supervised position of each window, to add the targets
+            of every position; None adds no targets.
+        """
+        before = np.cumsum(length) - length
+        count = np.arange(int(length.sum()))
+        events = count + np.repeat(start - before, length)
+        flat = count + np.repeat(place - before, length)
+        batch = {"segments": np.zeros((rows, width), np.int32)}
+        batch["segments"].reshape(-1)[flat] = np.repeat(
+            segment.astype(np.int32), length)
+        for key, name in self._names.items():
+            batch[key] = self._lay(name, events, flat, rows, width)
+        if self._gap:
+            seconds = self._take("time", events + 1) - self._take("time", events)
+            batch["gap"] = np.zeros((rows, width), np.float32)
+            batch["gap"].reshape(-1)[flat] = seconds
+        if fresh is not None:
+            batch["target_mask"] = np.zeros((rows, width), bool)
+            batch["target_mask"].reshape(-1)[flat] = (
+                count >= np.repeat(before + fresh, length))
+            for key, name in self._names.items():
+                batch[_target_key(key)] = self._lay(name, events + 1, flat, rows, width)
+            self._put_made(batch, events + 1, flat, rows, width)
+        return batch
+
+    def put_targets(self, batch: dict[str, np.ndarray], events: np.ndarray,
+                    rows: int) -> None:
+        """Adds `[rows, 1]` targets, the events of the first rows given by number."""
+        for key, name in self._names.items():
+            batch[_target_key(key)] = self._lay(name, events, np.arange(len(events)),
+                                                rows, 1)
+        self._put_made(batch, events, np.arange(len(events)), rows, 1)
+
+    def put_long(self, batch: dict[str, np.ndarray], start: np.ndarray,
+                 length: np.ndarray, rows: int, width: int) -> None:
+        """Adds `long_items` `[rows, width]`: `length` events from `start` on."""
+        before = np.cumsum(length) - length
+        count = np.arange(int(length.sum()))
+        place = np.arange(len(start)) * width
+        batch["long_items"] = np.full((rows, width), -1, np.int32)
+        batch["long_items"].reshape(-1)[count + np.repeat(place - before, length)] = (
+            self._take("item", count + np.repeat(start - before, length)))
+
+    def _put_made(self, batch: dict[str, np.ndarray], events: np.ndarray,
+                  flat: np.ndarray, rows: int, width: int) -> None:
+        """Adds what is made here of target events, at places `flat` of the rows."""
+        if self._weights is not None:
+            batch["target_weight"] = np.ones((rows, width), np.float32)
+            batch["target_weight"].reshape(-1)[flat] = self._weights[
+                self._take("behaviour", events)]
+        if self._instructions is not None:
+            columns = self._instructions.vectors.shape[1]
+            out = np.zeros((rows * width, columns), np.float32)
+            out[flat] = self._instructions.take(events)
+            batch["target_instruction"] = out.reshape(rows, width, columns)
+
+    def _lay(self, name: str, events: np.ndarray, flat: np.ndarray, rows: int,
+             width: int) -> np.ndarray:
+        out = np.full((rows, width), schema.PADDING[name], schema.COLUMNS[name])
+        out.reshape(-1)[flat] = self._take(name, events)
+        return out
+
+    def _take(self, name: str, events: np.ndarray) -> np.ndarray:
+        if len(self._shards) == 1:
+            return self._shards[0][name][events]
+        owner = np.searchsorted(self._first, events, side="right") - 1
+        out = np.empty(len(events), schema.COLUMNS[name])
+        for number in np.unique(owner):
+            mine = owner == number
+            out[mine] = self._shards[number][name][events[mine] - self._first[number]]
+        return out
+
+
+def behaviour_weights(dataset: Dataset, weights: Mapping[str, float]) -> np.ndarray:
+    """The weight of each of a data set's behaviours as a target, `[behaviours]`."""
+    names = dataset.manifest.get("behaviours") or ()
+    return np.array([weights.get(name, 1.0) for name in names],
+                    np.float32)
+
+
+def _target_key(key: str) -> str:
+    return "targets" if key == "items" else f"target_{key}"

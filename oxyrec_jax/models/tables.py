@@ -1,0 +1,66 @@
+"""What the generator reads of the items, and what its methods hand to each other."""
+
+import dataclasses
+
+import jax
+
+from oxyrec_jax.base import Array
+from oxyrec_jax.models import memory as memory_lib
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ItemTables:
+    """What is known of every item; an argument of compiled functions.
+
+    Attributes:
+      codes: `[N, T]` int32, the semantic ID of each item.
+      features: `[N, F]` float32 side features such as text embeddings, or None.
+      successors: what followed each item in training, or None.
+      live: `[N]` bool, true on items that may be recommended; None: all.
+      keys: `[N, R]` float32 retrieval keys, from `Generator.item_keys`, for serving;
+        None: computed in every call.
+    """
+
+    codes: Array
+    features: Array | None = None
+    successors: memory_lib.Successors | None = None
+    live: Array | None = None
+    keys: Array | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """What all beams of a request share.
+
+    Attributes:
+      memory: for each decoder layer, keys and values `[B, H, L, D]` of the history.
+      allowed: `[B, 1, L]` bool, real history positions.
+      state: `[B, 1, D]` encoder state at the newest history position.
+      prefix: `[B, 1, P, D]` BOS and the instructions.
+    """
+
+    memory: tuple[tuple[Array, Array], ...]
+    allowed: Array
+    state: Array
+    prefix: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """How an item's probability is put together: sum over experts e of w_e P_e(y).
+
+    Attributes:
+      log_weights: `[B, J, E]` float32: log w of the decoder, then of the memory where
+        there is one, then of the item head where there is one.
+      pointer: the memory's candidates, or None.
+      sharpness: `[2]` float32: factors on the logits of the decoder and of the item
+        head before their softmax; below 1 they answer less sure of themselves than
+        they were on the targets that they learnt from.
+    """
+
+    log_weights: Array
+    pointer: memory_lib.Pointer | None
+    sharpness: Array
