@@ -12,7 +12,7 @@ from oxyrec_jax.base import InputError
 from oxyrec_jax.tokenizer import autoencoder, rqvae
 
 WIDTHS = (16, 16, 16)
-CFG = rqvae.RqVae(hidden=(32,), latent=8, decay=0.95, batch=64, steps=150,
+CFG = rqvae.RqVae(hidden=(32,), latent=8, decay=0.9, batch=64, steps=150,
                   learning_rate=3e-3)
 
 
