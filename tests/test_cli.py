@@ -178,7 +178,8 @@ def test_another_schema_version_is_told(bundle, reads, copied, oxyrec):
     path = copied / bundle / "manifest.json"
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps(manifest | {"version": 99}))
-    refuses(oxyrec("evaluate", "--workdir", copied), path.parent, "99", f"reads {reads}")
+    refuses(oxyrec("evaluate", "--workdir", copied), path.parent, "99",
+            f"reads {reads}")
 
 
 @pytest.mark.parametrize("setting", ["tokenizer.seed=5", "tokenizer.widths=[5,5]"])

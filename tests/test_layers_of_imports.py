@@ -14,7 +14,7 @@ NAME = PACKAGE.name
 # strangers: where two of them must meet, one moves down a row.
 ROWS = (
     ("base",),
-    ("artifacts", "progress", "huge_pages"),  # files, progress bars: wanted from here on
+    ("artifacts", "progress", "huge_pages"),  # wanted from the next row on
     ("parallel", "profiling", "losses", "metrics", "llm"),
     ("data", "models", "thinking", "rewards", "checkpoint"),
     ("tokenizer",),

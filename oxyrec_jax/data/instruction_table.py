@@ -87,7 +87,8 @@ def write_instructions(table: InstructionTable, dataset: "Dataset",
         folder, kind=KIND, version=VERSION,
         arrays={"index": table.index.astype(np.int32),
                 "vectors": table.vectors.astype(np.float32)},
-        facts={"made": dict(facts), "dataset": _digest(dataset)}, write_files=write_texts)
+        facts={"made": dict(facts), "dataset": _digest(dataset)},
+        write_files=write_texts)
 
 
 def load_instructions(folder: str | os.PathLike, dataset: "Dataset"

@@ -38,15 +38,15 @@ class ContrastiveConfig:
       pairs: which items make pairs.
     """
 
-    steps: int = 600
-    batch: int = 512
+    steps: int = 300
+    batch: int = 256
     learning_rate: float = 1e-3
     warmup: int = 50
     weight_decay: float = 0.01
     temperature: float = 0.1
     lowest: float = 0.01
     highest: float = 1.0
-    source_dropout: float = 0.2
+    source_dropout: float = 0.5
     modality_weight: float = 1.0
     behaviour_weight: float = 1.0
     pairs: PairConfig = PairConfig()

@@ -164,21 +164,21 @@ def fit(sources: ItemSources, near: pairs.Pairs, cfg: SourceConfig, *,
     tables = jax.device_put(
         (tuple(sources.vectors.values()), sources.present, near.partners), whole)
     params = jax.device_put(_init(network, sources, cfg), whole)
-    optimizer = _optimizer(training)
-    state = (params, jax.device_put(optimizer.init(params), whole))
-    advance_state = _program(network, optimizer, cfg, whole)
+    state = (params, jax.device_put(_optimizer(training).init(params), whole))
     held = np.unique(pairs.draw(near, _HELD_IN, np.random.default_rng(cfg.seed)),
                      axis=0) if len(near.items) else np.zeros((0, 2), np.int32)
     before = _retrieval(network, params, tables, held)
     cut = NamedSharding(mesh, PartitionSpec(None, *parallel.batch_sharding(mesh).spec))
-    rng = np.random.default_rng([cfg.seed, 1])
+    rng, key = np.random.default_rng([cfg.seed, 1]), jax.random.key(cfg.seed)
     means: list[float] = []
     with progress.bar("training item vectors", training.steps) as advance:
         for start in range(0, training.steps, _STEPS_AT_ONCE):
             steps = min(_STEPS_AT_ONCE, training.steps - start)
             batch = jax.device_put(_draw(sources, near, cfg, steps, rng), cut)
-            numbers = jnp.arange(start, start + steps)
-            state, costs = advance_state(state, tables, batch, numbers)
+            keys = jax.vmap(functools.partial(jax.random.fold_in, key))(
+                jnp.arange(start, start + steps))
+            state, costs = _advance(network, training, whole, state, tables, batch,
+                                    keys)
             means.append(float(np.mean(costs)))
             if not np.isfinite(means[-1]):
                 raise InputError(
@@ -258,27 +258,26 @@ def _draw(sources: ItemSources, near: pairs.Pairs, cfg: SourceConfig, steps: int
     return {name: array.astype(np.int32) for name, array in drawn.items()}
 
 
-def _program(network: fusion.Fusion, optimizer: optax.GradientTransformation,
-             cfg: SourceConfig, whole: NamedSharding) -> Any:
-    """The jitted function that advances parameters and optimiser by several steps."""
-    training = cfg.training
-    low, high = np.log(training.lowest), np.log(training.highest)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+def _advance(network: fusion.Fusion, cfg: ContrastiveConfig, whole: NamedSharding,
+             state: Any, tables: Any, batch: Any, keys: Array) -> Any:
+    """Takes one step for each key; returns parameters and moments, and the costs."""
+    low, high = np.log(cfg.lowest), np.log(cfg.highest)
+    optimizer = _optimizer(cfg)
 
-    def several(state: Any, tables: Any, batch: Any, numbers: Array) -> Any:
-        def one(state: Any, inputs: Any) -> Any:
-            params, moments = state
-            rows, number = inputs
-            rng = jax.random.fold_in(jax.random.key(cfg.seed), number)
-            cost, slope = jax.value_and_grad(contrast.objective)(
-                params, network, tables, rows, rng, training)
-            updates, moments = optimizer.update(slope, moments, params)
-            params = optax.apply_updates(params, updates)
-            # Clipping the parameter, not its use, lets it come back from a bound.
-            warmth = jnp.clip(params[_TEMPERATURES], low, high)
-            return ({**params, _TEMPERATURES: warmth}, moments), cost
-        return jax.lax.scan(one, state, (batch, numbers))
+    def one(state: Any, inputs: Any) -> Any:
+        params, moments = state
+        rows, key = inputs
+        cost, slope = jax.value_and_grad(contrast.objective)(
+            params, network, tables, rows, key, cfg)
+        updates, moments = optimizer.update(slope, moments, params)
+        params = optax.apply_updates(params, updates)
+        # Clipping the parameter, not its use, lets it come back from a bound.
+        warmth = jnp.clip(params[_TEMPERATURES], low, high)
+        return ({**params, _TEMPERATURES: warmth}, moments), cost
 
-    return jax.jit(several, donate_argnums=0, out_shardings=whole)
+    made = jax.lax.scan(one, state, (batch, keys))
+    return jax.lax.with_sharding_constraint(made, whole)
 
 
 _encode = jax.jit(fusion.apply, static_argnums=0)

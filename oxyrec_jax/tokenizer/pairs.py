@@ -24,7 +24,7 @@ class PairConfig:
       known: the strongest partners of each item that are never its negatives.
     """
 
-    window: int = 5
+    window: int = 2
     debias: float = 0.5
     known: int = 32
 
