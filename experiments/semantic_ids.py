@@ -1,0 +1,137 @@
+"""Which quantiser and which item vectors serve the generator: one table, 3 seeds.
+
+Every setting changes one thing of the base experiment (the simulated shop of the
+quickstart, or Beauty with `--base beauty`) and is trained for the same number of steps.
+"decoder" is the generator alone, which is what feels the semantic IDs; "all" mixes in
+the transition memory and the item head where the base has them.
+
+    python experiments/semantic_ids.py --workdir runs/sids --json
+    python experiments/semantic_ids.py --base beauty --steps 600 --workdir runs/sids-b
+
+A run that was stopped continues with the same command; a setting that is done is read
+back. The tables that were run stand in docs/results.md with device and time. One
+setting by itself, here the first:
+
+    oxyrec prepare experiments/semantic_ids.py --workdir runs/one
+    oxyrec tokenize --workdir runs/one
+    oxyrec train --workdir runs/one
+    oxyrec evaluate --workdir runs/one --decoder-only
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+import pathlib
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from oxyrec_jax import quickstart, workflow
+from oxyrec_jax.config import Experiment, load_experiment
+from oxyrec_jax.tokenizer.balanced import Balance
+from oxyrec_jax.tokenizer.build import TokenizerConfig
+from oxyrec_jax.tokenizer.quantiser import Quantiser
+from oxyrec_jax.tokenizer.sources import SourceConfig
+
+SEEDS = (0, 1, 2)
+BOTH = SourceConfig(sources=("text", "co-engagement"))
+
+# What each row of the table changes: quantisers on the same vectors, then vectors under
+# the same quantiser. Items that share an ID are listed, so that no remedy hides them.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "residual-kmeans": {"sources": BOTH},
+    "residual-kmeans, reassign": {"sources": BOTH, "collisions": "reassign"},
+    "balanced-kmeans": {"sources": BOTH, "quantiser": Quantiser("balanced-kmeans")},
+    "balanced-kmeans, all levels": {
+        "sources": BOTH, "quantiser": Quantiser("balanced-kmeans", balance=Balance(
+            levels="all", method="sinkhorn", slack=2.0))},
+    "rq-vae": {"sources": BOTH, "quantiser": Quantiser("rq-vae")},
+    "product": {"sources": BOTH, "quantiser": Quantiser("product")},
+    "fsq": {"sources": BOTH, "quantiser": Quantiser("fsq")},
+    "vectors: text": {"sources": SourceConfig(generation="text")},
+    "vectors: early-fusion": {"sources": SourceConfig(generation="early-fusion")},
+    "vectors: late-fusion": {"sources": SourceConfig(generation="late-fusion")},
+    "vectors: multi-source": {"sources": SourceConfig(generation="multi-source")},
+}
+
+
+def get_config(setting: str = "residual-kmeans", base: str = "shop",
+               steps: int | None = None, seeds: Sequence[int] = SEEDS) -> Experiment:
+    """The experiment of one row.
+
+    Args:
+      setting: a key of `SETTINGS`.
+      base: "shop" or "beauty".
+      steps: of training; None: the base's.
+      seeds: of training.
+    """
+    cfg = (quickstart.get_config() if base == "shop" else
+           load_experiment(pathlib.Path(__file__).with_name("beauty.py")))
+    steps = steps or cfg.train.steps
+    train = dataclasses.replace(cfg.train, steps=steps, evaluate_every=steps,
+                                checkpoint_every=steps)
+    return dataclasses.replace(
+        cfg, name=f"{cfg.name}, {setting}", seeds=tuple(seeds), train=train,
+        tokenizer=TokenizerConfig(widths=cfg.tokenizer.widths, **SETTINGS[setting]))
+
+
+def main() -> None:
+    """Runs the rows that are asked for and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", type=pathlib.Path, required=True)
+    parser.add_argument("--base", choices=("shop", "beauty"), default="shop")
+    parser.add_argument("--steps", type=int, help="of training (the base's)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--only", nargs="+", metavar="ROW", choices=SETTINGS,
+                        default=tuple(SETTINGS))
+    parser.add_argument("--json", action="store_true",
+                        help="one JSON object as the last line")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    rows = {}
+    for name in options.only:
+        cfg = get_config(name, options.base, options.steps, options.seeds)
+        folder = options.workdir / name.replace(", ", "-").replace(": ", "-")
+        rows[name] = row(folder, cfg)
+        print(line(name, rows[name]), flush=True)
+    if options.json:
+        print(json.dumps(rows))
+
+
+def row(folder: pathlib.Path, cfg: Experiment) -> dict[str, Any]:
+    """Runs one setting, or what is left of it, and gathers its figures."""
+    space = workflow.open_workspace(folder, cfg)
+    if not space.data.exists():
+        workflow.prepare(space)
+    if not space.semantic_ids.exists():
+        workflow.tokenize(space)
+    workflow.train(space)
+    quality = workflow.load(space).ids.manifest["quality"]
+    figures = {name: quality.get(name) for name in
+               ("duplicates", "coverage", "perplexity", "purity", "reconstruction")}
+    for name, experts in (("decoder", False), ("all", True)):
+        found = workflow.evaluate(space, experts=experts)
+        for metric in ("item.recall@10", "item.ndcg@10"):
+            figures[f"{name}.{metric}"] = [
+                run[metric] for run in found["runs"].values()]
+    return figures
+
+
+def line(name: str, figures: dict[str, Any]) -> str:
+    """One row of the Markdown table."""
+    def spread(key: str) -> str:
+        values = figures[key]
+        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        return f"{statistics.mean(values):.4f} ± {deviation:.4f}"
+    purity = figures["purity"]
+    cells = [name, f"{figures['duplicates']:.1%}", f"{min(figures['coverage']):.0%}",
+             "–" if not purity else f"{purity[0]:.1%}",
+             f"{figures['reconstruction'][-1]:.3f}",
+             *(spread(f"{part}.item.{metric}") for part in ("decoder", "all")
+               for metric in ("recall@10", "ndcg@10"))]
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()
