@@ -12,8 +12,8 @@ from oxyrec_jax.base import InputError
 from oxyrec_jax.tokenizer import autoencoder, rqvae
 
 WIDTHS = (16, 16, 16)
-CFG = rqvae.RqVae(hidden=(32,), latent=8, decay=0.9, batch=64, steps=150,
-                  learning_rate=3e-3)
+CFG = rqvae.RqVae(hidden=(32,), latent=8, estimator="rotation", decay=0.9, batch=64,
+                  steps=150, learning_rate=3e-3)
 
 
 def _points(rows=500, dimension=12, seed=0):
