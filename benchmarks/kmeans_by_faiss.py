@@ -1,16 +1,12 @@
 """Residual k-means beside faiss: the same points, levels and steps, in turns.
 
-`tokenizer.py` prints what `compare` and `encode_rate` return; alone:
-
-    python benchmarks/kmeans_by_faiss.py --points 1000000 --widths 1024 1024 1024
+The k-means part of `tokenizer.py`: it prints what `compare` and `encode_rate` return.
 
 The bound is 2 N V D FLOPs for each step, by the rate of the float32 matrix product that
 the caller measures. Ours is timed with float32 and with bfloat16 scores; inertia is
 always computed in float32 from the finished codebooks.
 """
 
-import argparse
-import json
 import os
 import pathlib
 import statistics
@@ -153,13 +149,15 @@ def _inertia(x: np.ndarray, books: tuple) -> float:
 
 
 def _memory_ratio(points: int, dimension: int, widths: Sequence[int]) -> float:
-    command = [sys.executable, __file__, "--memory-of-one-fit", "--points", str(points),
-               "--dimension", str(dimension), "--widths", *map(str, widths)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    program = ("import kmeans_by_faiss as one; "
+               f"one.print_memory({points}, {dimension}, {tuple(widths)})")
+    done = subprocess.run([sys.executable, "-c", program], check=True, text=True,
+                          capture_output=True, cwd=pathlib.Path(__file__).parent)
     return float(done.stdout.split()[-1])
 
 
-def _print_memory(points: int, dimension: int, widths: tuple[int, ...]) -> None:
+def print_memory(points: int, dimension: int, widths: tuple[int, ...]) -> None:
+    """Prints the peak memory of one fit over that of its points."""
     run = _ours(widths, 2, "float32", 0)
     run(make_points(2 * max(widths), dimension), 2)  # the compiler's own memory
     before = _resident("VmRSS")
@@ -172,27 +170,3 @@ def _resident(field: str) -> int:
     """Bytes of this process in memory: now (VmRSS) or at most so far (VmHWM)."""
     lines = pathlib.Path("/proc/self/status").read_text("ascii").splitlines()
     return int(next(line for line in lines if line.startswith(field)).split()[1]) << 10
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--points", type=int, default=1_000_000)
-    parser.add_argument("--dimension", type=int, default=256)
-    parser.add_argument("--widths", type=int, nargs="+", default=[1024, 1024, 1024])
-    parser.add_argument("--iterations", type=int, default=25)
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--memory-of-one-fit", action="store_true",
-                        help="print the peak memory of a fit over its points, and end")
-    options = parser.parse_args()
-    sizes = {"points": options.points, "dimension": options.dimension}
-    if options.memory_of_one_fit:
-        _print_memory(**sizes, widths=tuple(options.widths))
-        return
-    result = compare(**sizes, widths=options.widths, iterations=options.iterations,
-                     repeats=options.repeats)
-    result["encode_items_per_s"] = encode_rate(**sizes, widths=options.widths)
-    print(json.dumps(result, indent=1))
-
-
-if __name__ == "__main__":
-    main()
