@@ -109,7 +109,7 @@ async def embed_async(
     advance: Callable[[int], None] = lambda count: None,
 ) -> tuple[np.ndarray, Usage]:
     """As `embed`, inside an event loop."""
-    _check_endpoint(endpoint)
+    check_endpoint(endpoint)
     keys = [_digest(endpoint.model, dimension, text) if text else None
             for text in texts]
     wanted = {key: text for key, text in zip(keys, texts) if key is not None}
@@ -144,7 +144,8 @@ def _one_length(endpoint: Endpoint, vectors: dict[bytes, np.ndarray],
     return expected
 
 
-def _check_endpoint(endpoint: Endpoint) -> None:
+def check_endpoint(endpoint: Endpoint) -> None:
+    """Refuses settings that cannot work, without showing what may be a secret."""
     parts = urllib.parse.urlsplit(endpoint.url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError("the endpoint's url must start with http:// or https:// and "
@@ -181,7 +182,8 @@ def _read_key(endpoint: Endpoint) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _connect(endpoint: Endpoint):
+async def connect(endpoint: Endpoint):
+    """Opens a client of the SDK with the key; log neither it nor its errors."""
     import openai  # half a second that runs without an endpoint need not spend
     key = _read_key(endpoint)
     transport = openai.DefaultAioHttpClient(timeout=endpoint.timeout)
@@ -203,7 +205,7 @@ async def _request_all(
     keys = list(wanted)
     batches = (keys[start : start + endpoint.batch]
                for start in range(0, len(keys), endpoint.batch))
-    async with _connect(endpoint) as client:
+    async with connect(endpoint) as client:
 
         async def ask(batch: list[bytes]) -> tuple[dict[bytes, np.ndarray], Usage]:
             texts = [wanted[key] for key in batch]
@@ -237,7 +239,7 @@ async def _request(client: Any, endpoint: Endpoint, texts: list[str],
             model=endpoint.model, input=texts, encoding_format="float", **options)
     except openai.OpenAIError as error:
         # "from None": the SDK's errors hold the request, headers included.
-        raise InputError(f"{_name(endpoint)} {_reason(error, endpoint)}") from None
+        raise InputError(f"{_name(endpoint)} {explain(error, endpoint)}") from None
     try:
         body = answer.http_response.json()
         entries = sorted(body["data"], key=lambda entry: entry["index"])
@@ -266,16 +268,17 @@ def _name(endpoint: Endpoint) -> str:
     return f"the embeddings endpoint (model {endpoint.model!r})"
 
 
-def _reason(error: Exception, endpoint: Endpoint) -> str:
+def explain(error: Exception, endpoint: Endpoint) -> str:
+    """Returns what went wrong without the server's words, its address or the key."""
     import openai
     tries = f"{endpoint.retries + 1} " + ("tries" if endpoint.retries else "try")
     if isinstance(error, openai.APIConnectionError):
-        causes = list(_causes(error))
+        found = list(causes(error))
         check = f"in {tries}; check that the server runs and the url is right"
-        if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+        if any(isinstance(cause, ConnectionRefusedError) for cause in found):
             return f"refused the connection {check}"
         # Not APITimeoutError: the SDK also raises it for a connection that is lost.
-        if any(isinstance(cause, TimeoutError) for cause in causes):
+        if any(isinstance(cause, TimeoutError) for cause in found):
             return (f"gave no answer within {endpoint.timeout} s in {tries}; raise the "
                     "timeout or lower the batch")
         return f"could not be reached {check}"
@@ -292,7 +295,8 @@ def _reason(error: Exception, endpoint: Endpoint) -> str:
     return "failed in the client; check the endpoint's settings"
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an error and what led to it."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -16,6 +16,7 @@ ROWS = (
     ("base",),
     ("artifacts", "progress", "huge_pages"),  # wanted from the next row on
     ("parallel", "profiling", "losses", "metrics", "llm"),
+    ("chat",),
     ("data", "models", "thinking", "rewards", "checkpoint"),
     ("tokenizer",),
     ("decode",),

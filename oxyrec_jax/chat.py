@@ -1,0 +1,312 @@
+"""Questions to a language model: the chat half of the client in `llm`.
+
+What a rerun must know about a failed question is whether it may have been billed, so
+tries are repeated here and not in the SDK: trouble that no server bills (a refused
+connection, 429, 5xx) is tried again, a lost answer only where the caller allows it.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import email.utils
+import hashlib
+import json
+import os
+import pathlib
+import random
+import sqlite3
+import time
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from oxyrec_jax import llm
+from oxyrec_jax.base import InputError
+
+_SCHEMA = 1
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0  # seconds, as the SDK
+FORMATS = ("text", "json_object")
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatConfig:
+    """How a model is asked. Defaults are ours.
+
+    Attributes:
+      max_tokens: of one answer.
+      temperature: 0 for the likeliest answer.
+      format: "json_object" where the server supports that, else "text".
+      max_bytes: of a server's whole answer; what is longer is not read.
+      longest_wait: seconds; a server that asks to wait longer is given up.
+      ask_again: repeat a question whose answer was lost (time-out, broken connection).
+        It bears the same Idempotency-Key; a server that ignores that bills it twice.
+    """
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    format: str = "json_object"
+    max_bytes: int = 262_144
+    longest_wait: float = 60.0
+    ask_again: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What became of one question.
+
+    Attributes:
+      text: the model's words; None where there are none.
+      error: in one word why there are none: "down", "timeout", "lost",
+        "rate-limited", "key", "server", "request", "garbage", "too-large", "client".
+      why: the same in a sentence, without the server's words.
+      billed: true, false, or None where only the server knows.
+      cached: the text is from the cache.
+      retries: tries before the last.
+      prompt_tokens, answer_tokens: as counted by the server, 0 where it does not tell.
+    """
+
+    text: str | None = None
+    error: str = ""
+    why: str = ""
+    billed: bool | None = False
+    cached: bool = False
+    retries: int = 0
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+
+
+class Chat:
+    """An open connection to a server, and the cache of its answers; see `open_chat`."""
+
+    def __init__(self, endpoint: llm.Endpoint, cfg: ChatConfig, client: Any,
+                 cache: "_AnswerCache | None"):
+        self.endpoint, self.cfg = endpoint, cfg
+        self._client, self._cache = client, cache
+        self._rest_until = 0.0  # a rate limit holds for all questions
+        self._settings = repr((endpoint.model, cfg.max_tokens, cfg.temperature,
+                               cfg.format)).encode()
+        options: dict[str, Any] = {"max_tokens": cfg.max_tokens,
+                                   "temperature": cfg.temperature}
+        if cfg.format != "text":
+            options["response_format"] = {"type": cfg.format}
+        self._options = options
+
+    def digest(self, system: str, user: str) -> bytes:
+        """Returns the key of a question in the cache: model, settings and words."""
+        digest = hashlib.sha256(self._settings)
+        for part in (system, user):
+            encoded = part.encode(errors="replace")
+            digest.update(len(encoded).to_bytes(8, "big") + encoded)
+        return digest.digest()
+
+    def recall(self, digest: bytes) -> str | None:
+        """Returns an answer that the cache holds whole."""
+        return self._cache.get(digest) if self._cache else None
+
+    async def ask(self, system: str, user: str, *, once: str = "") -> Answer:
+        """Asks the server, not the cache; a good answer is in the cache on return.
+
+        Args:
+          system: what the program says.
+          user: the question.
+          once: sent as Idempotency-Key, the same for all tries.
+        """
+        import openai
+        retries = 0
+        while True:
+            await self._rest()
+            try:
+                body = await self._request(system, user, once)
+            except (openai.OpenAIError, OSError) as error:
+                wait = self._wait_for(error, retries)
+                if wait is None:
+                    return self._failure(error, retries)
+                retries += 1
+                await asyncio.sleep(wait)
+                continue
+            answer = _read(body, self.cfg.max_bytes)
+            if answer.text is not None and self._cache:
+                self._cache.put(self.digest(system, user), answer.text)
+            return dataclasses.replace(answer, retries=retries)
+
+    async def _request(self, system: str, user: str, once: str) -> bytes:
+        messages: Any = [{"role": "system", "content": system},
+                         {"role": "user", "content": user}]
+        headers = {"Idempotency-Key": once} if once else {}
+        asked = self._client.chat.completions.with_streaming_response.create(
+            model=self.endpoint.model, messages=messages, extra_headers=headers,
+            **self._options)
+        body = bytearray()
+        async with asyncio.timeout(self.endpoint.timeout * 2):  # one that trickles
+            async with asked as response:
+                try:
+                    async for part in response.iter_bytes():
+                        body += part
+                        if len(body) > self.cfg.max_bytes:
+                            break
+                except Exception as error:  # the transport's own, of any library
+                    raise ConnectionError("the answer broke off") from error
+        return bytes(body)
+
+    async def _rest(self) -> None:
+        while (left := self._rest_until - time.monotonic()) > 0:
+            await asyncio.sleep(left)
+
+    def _wait_for(self, error: Exception, retries: int) -> float | None:
+        """Returns the seconds to the next try, None where there shall be none."""
+        if retries >= self.endpoint.retries:
+            return None
+        status = getattr(error, "status_code", None)
+        if _billed(error) is None and not self.cfg.ask_again:
+            return None
+        if status is not None and status not in (408, 409, 429) and status < 500:
+            return None
+        wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2**retries) * (1 - random.random() / 4)
+        asked = _asked_wait(error)
+        if asked is not None:
+            if asked > self.cfg.longest_wait:
+                return None
+            wait = asked
+            if status == 429:
+                self._rest_until = max(self._rest_until, time.monotonic() + wait)
+        return wait
+
+    def _failure(self, error: Exception, retries: int) -> Answer:
+        tried = dataclasses.replace(self.endpoint, retries=retries)
+        return Answer(error=_kind(error), retries=retries, billed=_billed(error),
+                      why=f"the model's endpoint (model {self.endpoint.model!r}) "
+                          f"{llm.explain(error, tried)}")
+
+
+@contextlib.asynccontextmanager
+async def open_chat(endpoint: llm.Endpoint, cfg: ChatConfig = ChatConfig(), *,
+                    cache: str | os.PathLike | None = None) -> AsyncIterator[Chat]:
+    """Opens a chat.
+
+    Args:
+      endpoint: the server; `batch` does not matter here.
+      cfg: how it is asked.
+      cache: SQLite file of the digests of model, settings and words to answers.
+
+    Raises:
+      InputError: a setting, the key or the cache file is not usable.
+    """
+    llm.check_endpoint(endpoint)
+    if cfg.format not in FORMATS:
+        raise InputError(f"the chat's format is {cfg.format!r}, expected one of "
+                         f"{', '.join(FORMATS)}")
+    with _AnswerCache.open(cache) if cache else contextlib.nullcontext() as kept:
+        async with llm.connect(endpoint) as client:
+            yield Chat(endpoint, cfg, client.with_options(max_retries=0), kept)
+
+
+def _read(body: bytes, most: int) -> Answer:
+    if len(body) > most:
+        return Answer(error="too-large", billed=True,
+                      why=f"the answer has more than {most:,} bytes")
+    try:
+        told = json.loads(body)
+        text = told["choices"][0]["message"]["content"]
+        usage = told.get("usage") or {}
+        tokens = [int(usage.get(name) or 0)
+                  for name in ("prompt_tokens", "completion_tokens")]
+        if not isinstance(text, str):
+            raise TypeError
+        text.encode()  # half a surrogate pair can be stored nowhere
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError,
+            RecursionError):
+        return Answer(error="garbage", billed=True,
+                      why="the answer is no chat completion")
+    return Answer(text=text, billed=True, prompt_tokens=tokens[0],
+                  answer_tokens=tokens[1])
+
+
+def _kind(error: Exception) -> str:
+    import openai
+    status = getattr(error, "status_code", None)
+    if status is not None:
+        return ("key" if status in (401, 403) else "rate-limited" if status == 429
+                else "server" if status >= 500 else "request")
+    found = list(llm.causes(error))
+    if any(isinstance(cause, ConnectionRefusedError) for cause in found):
+        return "down"
+    if any(isinstance(cause, TimeoutError) for cause in found):
+        return "timeout"
+    told = isinstance(error, openai.OpenAIError)
+    lost = isinstance(error, openai.APIConnectionError) or not told
+    return "lost" if lost else "client"
+
+
+def _billed(error: Exception) -> bool | None:
+    return None if _kind(error) in ("timeout", "lost", "client") else False
+
+
+def _asked_wait(error: Exception) -> float | None:
+    """Returns the seconds that a server asks to wait, None where it does not."""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    try:
+        if "retry-after-ms" in headers:
+            return max(0.0, float(headers["retry-after-ms"]) / 1_000)
+        if "retry-after" not in headers:
+            return None
+        try:
+            return max(0.0, float(headers["retry-after"]))
+        except ValueError:
+            moment = email.utils.parsedate_to_datetime(headers["retry-after"])
+            return max(0.0, moment.timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+class _AnswerCache:
+    """Digest to answer in SQLite."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        self.database = sqlite3.connect(path, timeout=30, isolation_level=None,
+                                        check_same_thread=False)
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, path: str | os.PathLike) -> Iterator["_AnswerCache"]:
+        with _named(pathlib.Path(path)):
+            cache = cls(pathlib.Path(path))
+        with contextlib.closing(cache.database):
+            with _named(cache.path):
+                cache.prepare()
+            yield cache
+
+    def prepare(self) -> None:
+        version = self.database.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, _SCHEMA):
+            raise InputError(f"{self.path} has schema version {version}, this release "
+                             f"reads {_SCHEMA}; delete it, it is only a cache")
+        self.database.execute("PRAGMA journal_mode=WAL")
+        self.database.execute("PRAGMA synchronous=NORMAL")
+        self.database.execute("CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY "
+                              "KEY, text BLOB, checksum INTEGER) WITHOUT ROWID")
+        self.database.execute(f"PRAGMA user_version={_SCHEMA}")
+
+    def get(self, key: bytes) -> str | None:
+        with _named(self.path):
+            row = self.database.execute(
+                "SELECT text, checksum FROM answers WHERE key = ?", (key,)).fetchone()
+        if row is None or zlib.crc32(key + row[0]) != row[1]:
+            return None
+        return row[0].decode()
+
+    def put(self, key: bytes, text: str) -> None:
+        stored = text.encode()
+        with _named(self.path):
+            self.database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)",
+                                  (key, stored, zlib.crc32(key + stored)))
+
+
+@contextlib.contextmanager
+def _named(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise InputError(f"{path} cannot be used as a cache of answers ({error}); free "
+                         "some disk, or delete the file: answers are then asked for "
+                         "again") from error
