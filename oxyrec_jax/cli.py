@@ -182,13 +182,18 @@ class Evaluate(Verb):
     decoder_only: Annotated[FlagCreatePairsOff[bool], arg(
         help="Leave out the memory and the item head of "
         "a model that mixes them in.")] = False
+    instructions: Annotated[str | None, arg(
+        metavar="KIND", help_behavior_hint="(default: the experiment's)",
+        help="Texts that a simulated shop's requests carry, for a network that reads "
+        "them: oracle, noisy, wrong, query or none.")] = None
 
     def work(self) -> dict[str, Any]:
         from oxyrec_jax import workflow
         if self.split not in ("test", "valid"):
             raise InputError(f"--split {self.split}: expected test or valid")
         return workflow.evaluate(self.space(), self.split,
-                                 experts=not self.decoder_only)
+                                 experts=not self.decoder_only,
+                                 instructions=self.instructions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,11 +211,22 @@ class Recommend(Verb):
         metavar="ITEM", help_behavior_hint="",
         help="Item ids of a history instead, oldest first.")] = ()
     k: Annotated[int, arg(help="How many items.")] = 10
+    scenario: Annotated[str | None, arg(
+        metavar="NAME", help_behavior_hint="",
+        help="Where the request is made, such as search.")] = None
+    trigger: Annotated[str | None, arg(
+        metavar="ITEM", help_behavior_hint="",
+        help="Item id of what opened the scenario.")] = None
+    instruction: Annotated[str | None, arg(
+        metavar="TEXT", help_behavior_hint="",
+        help="What is wanted, in words. These three are for a network that reads "
+        "instructions.")] = None
 
     def work(self) -> dict[str, Any]:
         from oxyrec_jax import workflow
+        asked = workflow.Asked(self.scenario, self.trigger, self.instruction)
         return workflow.recommend(self.space(), user=self.user, items=self.items,
-                                  k=self.k)
+                                  k=self.k, asked=asked)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ import yaml
 
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data.prepare import DataConfig
+from oxyrec_jax.data.shop.instructions import InstructionSource
 from oxyrec_jax.evaluate.evaluation import EvaluateConfig
 from oxyrec_jax.models.config import ModelConfig
 from oxyrec_jax.parallel import MeshConfig
@@ -35,6 +36,8 @@ class Experiment:
       model: the network.
       train: how it is trained.
       evaluate: how it is judged.
+      instructions: the texts of a simulated shop's requests, for a network that reads
+        them (model.instructions.reasoning).
       mesh: how devices are laid out.
       beams: K of the beam search in evaluation; lists are as long.
       quick_evaluations: in training, answer each so-many-th batch of the validation
@@ -49,6 +52,7 @@ class Experiment:
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    instructions: InstructionSource = InstructionSource()
     mesh: MeshConfig = MeshConfig()
     beams: int = 50
     quick_evaluations: int = 1

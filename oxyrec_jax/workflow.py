@@ -14,42 +14,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from oxyrec_jax import __version__, config, metrics, parallel, profiling
-from oxyrec_jax.base import InputError
+from oxyrec_jax import __version__, answers, config, metrics, parallel, profiling
+from oxyrec_jax.answers import Asked, recommend
 from oxyrec_jax.data.dataset import Dataset, load_dataset
 from oxyrec_jax.data.prepare import prepare as prepare_data
-from oxyrec_jax.decode.beam import expand_items
-from oxyrec_jax.decode.recommend import recommend as search
 from oxyrec_jax.evaluate import evaluation, rows
 from oxyrec_jax.evaluate.generator import recommend_split
 from oxyrec_jax.models.flops import forward_flops
-from oxyrec_jax.models.generator import Generator
-from oxyrec_jax.models.memory import count_successors
-from oxyrec_jax.report import Example, write_report, write_tokenizer_page
-from oxyrec_jax.tokenizer import build, embeddings, lifecycle, sid_table
-from oxyrec_jax.tokenizer.catalogue import Catalogue, make_catalogue
-from oxyrec_jax.tokenizer.trie import Leaves
+from oxyrec_jax.ready import Ready, load, parameters
+from oxyrec_jax.report import write_report, write_tokenizer_page
+from oxyrec_jax.tokenizer import build, embeddings, lifecycle
 from oxyrec_jax.train import loop
-from oxyrec_jax.workspace import (Workspace, begin_run, check_run, need,
-                                  open_workspace)
+from oxyrec_jax.workspace import Workspace, begin_run, need, open_workspace
 
-__all__ = ["Ready", "Workspace", "add_items", "evaluate", "flops_per_target", "load",
-           "open_workspace", "parameters", "prepare", "recommend", "refit", "report",
-           "retire_items", "tokenize", "train", "versions"]
+__all__ = ["Asked", "Ready", "Workspace", "add_items", "evaluate", "flops_per_target",
+           "load", "open_workspace", "parameters", "prepare", "recommend", "refit",
+           "report", "retire_items", "tokenize", "train", "versions"]
 
 _log = logging.getLogger(__name__)
-_ITEM_BUCKET = 128  # rows of the item table, so that meshes divide it
-
-
-@dataclasses.dataclass(frozen=True)
-class Ready:
-    """A data set, its items on the device, and the network that fits them."""
-
-    dataset: Dataset
-    ids: sid_table.SemanticIds
-    catalogue: Catalogue
-    leaves: Leaves
-    model: Generator
 
 
 def prepare(space: Workspace) -> dict[str, Any]:
@@ -98,65 +80,6 @@ def refit(space: Workspace) -> dict[str, Any]:
     return _of_bundle(space, manifest)
 
 
-def load(space: Workspace, *, live: bool = False) -> Ready:
-    """Opens data set and semantic IDs and puts the items on the device.
-
-    Args:
-      space: with data set and semantic IDs.
-      live: the catalogue as it is now: with the items that were added, without those
-        that were retired, its tables as long as their bucket, so that a few more items
-        compile nothing. Otherwise the data set's own items, all of them: what a run
-        learns and is judged on does not change when items come and go.
-    """
-    cfg = space.cfg
-    need(space.data, "prepare")
-    dataset = load_dataset(space.data)
-    if cfg.beams > dataset.num_items:
-        ks = ",".join(str(k) for k in cfg.evaluate.ks if k <= dataset.num_items)
-        raise InputError(
-            f"beams is {cfg.beams}, but the catalogue has {dataset.num_items} items; "
-            f"run the same command with --set beams={dataset.num_items} --set "
-            f"evaluate.ks=[{ks}]")
-    need(space.semantic_ids, "tokenize")
-    ids = sid_table.load_semantic_ids(space.semantic_ids, dataset)
-    events = rows.of_dataset(dataset)
-    successors = None
-    if cfg.model.memory:
-        successors = count_successors(events.items, events.offsets, events.train,
-                                      num_items=dataset.num_items,
-                                      most=cfg.model.successors)
-    features = ids.embeddings if cfg.model.item_features else None
-    if cfg.model.item_features and features is None:
-        raise InputError("model.item_features needs the embeddings of the items, which "
-                         f"{space.semantic_ids} does not hold; set it to false")
-    count = len(ids.codes) if live else dataset.num_items
-    items = -(-count // _ITEM_BUCKET) * _ITEM_BUCKET
-    catalogue, leaves = make_catalogue(
-        ids.codes[:count], ids.widths, popularity=ids.priority[:count],
-        features=None if features is None else features[:count],
-        successors=successors, retired=~ids.live if live else None,
-        rows=items if live else None)
-    return Ready(dataset, ids, catalogue, leaves,
-                 Generator(cfg.model, tuple(ids.widths), items))
-
-
-def parameters(space: Workspace, ready: Ready, seed: int) -> Any:
-    """The best parameters of a run, NumPy arrays, once it is sure that they fit.
-
-    Items that were added since begin without a vector of their own: it is zero.
-    """
-    need(space.run(seed) / "best", "train")
-    check_run(space, seed, ready.ids)
-    params = loop.read_params(space.run(seed) / "best")[0]
-    known, rows = ready.dataset.num_items, ready.model.items
-    if len(ready.catalogue.tables.codes) > known and "item_vectors" in params:
-        vectors = np.asarray(params["item_vectors"])
-        longer = np.zeros((rows, vectors.shape[1]), vectors.dtype)
-        longer[:known] = vectors[:known]
-        params = {**params, "item_vectors": longer}
-    return params
-
-
 def train(space: Workspace, seeds: Sequence[int] | None = None) -> dict[str, Any]:
     """Trains one run for each seed; a finished run is not done again.
 
@@ -188,10 +111,21 @@ def train(space: Workspace, seeds: Sequence[int] | None = None) -> dict[str, Any
     return {"metric": cfg.train.metric, "runs": found}
 
 
-def evaluate(space: Workspace, split: str = "test", *, experts: bool = True
-             ) -> dict[str, Any]:
-    """Judges every trained run beside the untrained baselines; returns the results."""
-    cfg, ready = space.cfg, load(space)
+def evaluate(space: Workspace, split: str = "test", *, experts: bool = True,
+             instructions: str | None = None) -> dict[str, Any]:
+    """Judges every trained run beside the untrained baselines; returns the results.
+
+    Args:
+      space: with trained runs.
+      split: "test" or "valid".
+      experts: without it a model that mixes experts answers with its decoder alone.
+      instructions: kind of the texts that the requests carry, for a network that reads
+        them; None: `instructions.evaluate` of the experiment.
+    """
+    cfg = space.cfg
+    if instructions is None and cfg.model.instructions.reasoning:
+        instructions = cfg.instructions.evaluate
+    ready = load(space, instructions=instructions)
     trained = {seed: parameters(space, ready, seed) for seed in cfg.seeds}
     runs = {}
     for seed, params in trained.items():
@@ -201,52 +135,10 @@ def evaluate(space: Workspace, split: str = "test", *, experts: bool = True
             what=f"recommending for {split}, seed {seed}")
     found = evaluation.evaluate(ready.dataset, split, runs, cfg=cfg.evaluate,
                                 embeddings=_text_embeddings(space, ready.dataset))
-    name = split if experts else f"{split}_decoder_only"
+    name = "_".join([split, *([] if experts else ["decoder_only"]),
+                     *([] if instructions is None else [instructions])])
     evaluation.write_evaluation(space.evaluation(name), found)
     return found.results
-
-
-def recommend(space: Workspace, *, user: str | None = None,
-              items: Sequence[str] = (), k: int = 10) -> dict[str, Any]:
-    """Recommends for a user of the data set or for a history given by item ids.
-
-    Args:
-      space: with a trained run; the first seed answers.
-      user: a user id of the log; the whole sequence is the history.
-      items: item ids of the log, oldest first, instead.
-      k: how many items.
-
-    Returns:
-      `history` and `recommendations`: lists of item id, title and, for the latter,
-      rank, semantic ID and log-probability in nats; and `note`, a sentence where the
-      history is longer than the model reads.
-
-    Raises:
-      InputError: an unknown user or item, an empty history, or K above the catalogue.
-    """
-    cfg, ready = space.cfg, load(space, live=True)
-    count = int(ready.ids.live.sum())
-    if not 1 <= k <= count:
-        raise InputError(f"--k {k}: the catalogue has {count} items; ask for 1 to "
-                         f"{count}")
-    if k > cfg.beams:  # a wider search; else the very lists that `evaluate` judges
-        space = dataclasses.replace(space, cfg=dataclasses.replace(cfg, beams=k))
-    table = sid_table.catalogue_table(ready.dataset, ready.ids)
-    ids, titles = table["item_id"].to_pylist(), table["title"].to_pylist()
-    history = _history(ready.dataset, ids, user, items)
-    most = cfg.train.pipeline.history
-    note = (f"The history has {len(history)} items, the model reads the newest {most}."
-            if len(history) > most else "")
-    params = jax.device_put(parameters(space, ready, cfg.seeds[0]))
-    return {
-        "history": [{"item_id": ids[item], "title": titles[item]} for item in history],
-        "recommendations": [
-            {"rank": place + 1, "item_id": ids[item], "title": titles[item],
-             "semantic_id": ready.ids.codes[item].tolist(),
-             "log_prob": round(log_prob, 4)}
-            for place, (item, log_prob) in
-            enumerate(_answer(space, ready, params, history)[:k])],
-        "note": note}
 
 
 def report(space: Workspace, *, examples: int = 8) -> dict[str, Any]:
@@ -258,7 +150,7 @@ def report(space: Workspace, *, examples: int = 8) -> dict[str, Any]:
         found = evaluation.read_evaluation(folder)
         results[f"{cfg.name}, {folder.name}"] = found.results
     log = loop.read_log(space.run(cfg.seeds[0]) / "log.jsonl")
-    shown = (_examples(space, load(space), examples)
+    shown = (answers.examples(space, load(space), examples)
              if (space.run(cfg.seeds[0]) / "best").exists() else ())
     write_report(
         space.report, title=cfg.name, results=results or None, training=log or None,
@@ -326,64 +218,3 @@ def _of_bundle(space: Workspace, manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {"page": str(page), "widths": manifest["widths"], **manifest["quality"],
             "gate": manifest["gate"], "generation": manifest["generation"],
             **(manifest["lifecycle"] or {})}
-
-
-def _history(dataset: Dataset, ids: Sequence[str], user: str | None,
-             items: Sequence[str]) -> np.ndarray:
-    if (user is None) == (not items):
-        raise InputError("give either --user with a user id or --items with the item "
-                         "ids of a history, oldest first")
-    if user is not None:
-        known = dataset.user_ids()
-        if user not in known:
-            raise InputError(f"--user {user}: no such user; the data set has "
-                             f"{len(known)}, such as {', '.join(known[:3])}")
-        sequence = known.index(user)
-        length = int(np.diff(dataset.offsets()[sequence:sequence + 2])[0])
-        return np.asarray(dataset.history(sequence, length))
-    place = {name: number for number, name in enumerate(ids)}
-    unknown = [item for item in items if item not in place]
-    if unknown:
-        raise InputError(f"--items: no item {', '.join(unknown)} in the catalogue of "
-                         f"{len(place)}; ids look like {next(iter(place))}")
-    return np.array([place[item] for item in items], np.int32)
-
-
-def _examples(space: Workspace, ready: Ready, count: int) -> list[Example]:
-    """Evenly spread users of the test split with what they get and what they chose."""
-    events = rows.of_dataset(ready.dataset)
-    targets = rows.expand(events, ready.dataset.split("test"))
-    names = ready.dataset.user_ids()
-    params = jax.device_put(parameters(space, ready, space.cfg.seeds[0]))
-    found = []
-    chosen = np.linspace(0, len(targets) - 1, min(count, len(targets))).astype(int)
-    for number in chosen:
-        sequence = int(targets.sequence[number])
-        before = int(targets.place[number] - events.offsets[sequence])
-        history = np.asarray(ready.dataset.history(sequence, before))
-        answer = _answer(space, ready, params, history)[:10]
-        found.append(Example(
-            str(names[sequence]), history[-space.cfg.train.pipeline.history:].tolist(),
-            [item for item, _ in answer], [log_prob for _, log_prob in answer],
-            int(targets.item[number])))
-    return found
-
-
-def _answer(space: Workspace, ready: Ready, params: Any, history: np.ndarray
-            ) -> list[tuple[int, float]]:
-    """Items with the log-probability of their semantic ID, best first."""
-    most = space.cfg.train.pipeline.history
-    recent = history[-most:]
-    padded = np.zeros((1, most), np.int32)
-    padded[0, :len(recent)] = recent
-    real = np.arange(most)[None] < len(recent)
-    beams = search(
-        ready.model, params, {
-            "items": padded, "segments": real.astype(np.int32),
-            "target_positions": np.full((1, 1), len(recent) - 1, np.int32)},
-        ready.catalogue, beams=space.cfg.beams)
-    score = dict(zip(map(tuple, np.asarray(beams.codes[0]).tolist()),
-                     np.asarray(beams.log_probs[0]).tolist(), strict=True))
-    items = expand_items(beams, ready.leaves, limit=space.cfg.beams)[0]
-    return [(item, score[tuple(ready.ids.codes[item].tolist())])
-            for item in items.tolist() if item >= 0]

@@ -1,6 +1,7 @@
 """The work directory of an experiment, and what must agree in it.
 
     data/              prepared data set               `prepare`
+    instructions/      texts of requests, by kind    where a network reads them
     semantic_ids/      codes, codebooks, quality       `tokenize`
     semantic_ids.html  every figure of them explained; .json: the same
     train/seed<n>/     checkpoints, log, best          `train`
@@ -39,6 +40,10 @@ class Workspace:
     @property
     def semantic_ids_page(self) -> pathlib.Path:
         return self.folder / "semantic_ids.html"
+
+    def instructions(self, kind: str) -> pathlib.Path:
+        """Folder of the instructions of one kind."""
+        return self.folder / "instructions" / kind
 
     def run(self, seed: int) -> pathlib.Path:
         """Folder of one training run."""

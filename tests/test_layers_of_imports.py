@@ -23,7 +23,9 @@ ROWS = (
     ("train", "evaluate"),
     ("serve", "report", "config"),
     ("workspace",),
-    ("workflow", "quickstart"),  # what a configuration names; one configuration
+    ("ready", "quickstart"),  # what a configuration names; one configuration
+    ("answers",),
+    ("workflow",),
     ("inspection", "printing"),  # what the command line shows
     ("cli",),
     ("__main__",),

@@ -280,6 +280,10 @@ class EvalBatches:
     def __len__(self) -> int:
         return -(-self.targets // self.batch)
 
+    def take(self, numbers: np.ndarray) -> Batch:
+        """Makes a batch of chosen targets of the split, `[B]` int by number."""
+        return self.maker.make(np.asarray(numbers), len(numbers))
+
     def __iter__(self) -> Iterator[Batch]:
         for first in range(0, self.targets, self.batch):
             numbers = np.arange(first, min(first + self.batch, self.targets))

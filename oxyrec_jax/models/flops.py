@@ -1,7 +1,8 @@
 """Closed-form FLOPs of the generator, for MFU and for comparing ways of training.
 
 One multiply-add is 2 FLOPs. Counted: every matrix product on real positions. Not
-counted: look-ups, norms, softmax, dropout, padding, the optimiser, rematerialisation.
+counted: look-ups, norms, softmax, dropout, padding, the optimiser, rematerialisation;
+the adapters of instructions, and retrieval.
 A training step is three forward passes (one forward, two backward).
 """
 
@@ -55,6 +56,7 @@ def forward_flops(cfg: ModelConfig, widths: Sequence[int], *, lengths: Sequence[
     width, mlp, depth = cfg.width, cfg.mlp_width, len(widths)
     encoder = decoder = head = 0.0
     per_position = 8 * width * inner + 6 * width * mlp
+    positions = depth + cfg.instructions.prefix - 1
     rows = sum(widths) * depth if cfg.head == "shared" else sum(widths)
     for length, count in zip(lengths, targets, strict=True):
         scores = length * (length + 1) / 2 if cfg.causal else length * length
@@ -62,10 +64,10 @@ def forward_flops(cfg: ModelConfig, widths: Sequence[int], *, lengths: Sequence[
         encoder += length * 2 * features * width
         seen = (sum(range(length - count + 1, length + 1)) if cfg.causal
                 else count * length)
-        own = depth * (depth + 1) / 2
+        own = positions * (positions + 1) / 2
         decoder += cfg.decoder_layers * (
-            count * depth * (per_position + 4 * width * inner)
+            count * positions * (per_position + 4 * width * inner)
             + length * 4 * width * inner + 4 * count * own * inner
-            + 4 * depth * seen * inner)
+            + 4 * positions * seen * inner)
         head += count * 2 * width * rows
     return ForwardFlops(encoder, decoder, head)

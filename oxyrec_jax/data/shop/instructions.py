@@ -29,6 +29,29 @@ KINDS = ("oracle", "noisy", "wrong", "query", "none")
 
 
 @dataclasses.dataclass(frozen=True)
+class InstructionSource:
+    """Which texts the requests of a log carry.
+
+    Attributes:
+      train: their kind in training and validation, one of `KINDS`.
+      evaluate: their kind where a run is judged.
+      noise, vague, seed: see `instruction_texts`.
+    """
+
+    train: str = "noisy"
+    evaluate: str = "noisy"
+    noise: float = 0.2
+    vague: float = 0.3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("train", "evaluate"):
+            if getattr(self, name) not in KINDS:
+                raise InputError(f"instructions.{name} is {getattr(self, name)!r}, "
+                                 f"expected one of {', '.join(KINDS)}")
+
+
+@dataclasses.dataclass(frozen=True)
 class InstructionTexts:
     """A text for each event, each distinct text once.
 

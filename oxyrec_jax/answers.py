@@ -1,0 +1,203 @@
+"""Recommendations for a few requests: on the command line and in the report."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from oxyrec_jax.base import InputError
+from oxyrec_jax.data import pipeline
+from oxyrec_jax.data.dataset import Dataset
+from oxyrec_jax.decode.beam import expand_items
+from oxyrec_jax.decode.recommend import recommend as search
+from oxyrec_jax.ready import Ready, load, parameters
+from oxyrec_jax.report import Example
+from oxyrec_jax.tokenizer import embeddings, sid_table
+from oxyrec_jax.workspace import Workspace
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """Where a request is made and for what; None leaves it to the default.
+
+    Attributes:
+      scenario: name of a scenario of the log; by default its first.
+      trigger: item id of what opened the scenario; by default none.
+      instruction: a text; by default none, which the network learnt to stand for.
+      behaviour: name of a behaviour of the log to ask for; by default its last.
+    """
+
+    scenario: str | None = None
+    trigger: str | None = None
+    instruction: str | None = None
+    behaviour: str | None = None
+
+
+def recommend(space: Workspace, *, user: str | None = None,
+              items: Sequence[str] = (), k: int = 10, asked: Asked = Asked()
+              ) -> dict[str, Any]:
+    """Recommends for a user of the data set or for a history given by item ids.
+
+    Args:
+      space: with a trained run; the first seed answers.
+      user: a user id of the log; the whole sequence is the history.
+      items: item ids of the log, oldest first, instead.
+      k: how many items.
+      asked: where and for what, for a network that reads instructions.
+
+    Returns:
+      `history` and `recommendations`: lists of item id, title and, for the latter,
+      rank, semantic ID and log-probability in nats; and `note`, a sentence where the
+      history is longer than the model reads.
+
+    Raises:
+      InputError: an unknown user, item or scenario, an empty history, K above the
+        catalogue, or an instruction for a network that reads none.
+    """
+    cfg, ready = space.cfg, load(space, live=True)
+    count = int(ready.ids.live.sum())
+    if not 1 <= k <= count:
+        raise InputError(f"--k {k}: the catalogue has {count} items; ask for 1 to "
+                         f"{count}")
+    if k > cfg.beams:  # a wider search; else the very lists that `evaluate` judges
+        space = dataclasses.replace(space, cfg=dataclasses.replace(cfg, beams=k))
+    table = sid_table.catalogue_table(ready.dataset, ready.ids)
+    ids, titles = table["item_id"].to_pylist(), table["title"].to_pylist()
+    history = _history(ready.dataset, ids, user, items)
+    most = cfg.train.pipeline.history
+    note = (f"The history has {len(history)} items, the model reads the newest {most}."
+            if len(history) > most else "")
+    params = jax.device_put(parameters(space, ready, cfg.seeds[0]))
+    batch = _request(space, ready, history, asked, ids, user)
+    return {
+        "history": [{"item_id": ids[item], "title": titles[item]} for item in history],
+        "recommendations": [
+            {"rank": place + 1, "item_id": ids[item], "title": titles[item],
+             "semantic_id": ready.ids.codes[item].tolist(),
+             "log_prob": round(log_prob, 4)}
+            for place, (item, log_prob) in
+            enumerate(_answers(space, ready, params, batch)[0][:k])],
+        "note": note}
+
+
+def examples(space: Workspace, ready: Ready, count: int) -> list[Example]:
+    """Evenly spread users of the test split with what they get and what they chose."""
+    history = space.cfg.train.pipeline.history
+    batches = pipeline.eval_batches(
+        ready.dataset, "test", batch=count, history=history,
+        columns=ready.model.columns, long=ready.model.cfg.retrieval.events)
+    count = min(count, batches.targets)
+    chosen = np.linspace(0, batches.targets - 1, count).astype(int)
+    batch = batches.take(chosen)
+    params = jax.device_put(parameters(space, ready, space.cfg.seeds[0]))
+    names, targets = ready.dataset.user_ids(), ready.dataset.targets("test")
+    found = []
+    for row, answer in enumerate(_answers(space, ready, params, batch)):
+        real = batch["segments"][row] > 0
+        found.append(Example(
+            str(names[targets[chosen[row], 0]]), batch["items"][row, real].tolist(),
+            [item for item, _ in answer[:10]],
+            [log_prob for _, log_prob in answer[:10]], int(batch["targets"][row, 0])))
+    return found
+
+
+def _request(space: Workspace, ready: Ready, history: np.ndarray, asked: Asked,
+             ids: Sequence[str], user: str | None) -> dict[str, np.ndarray]:
+    """A batch of one request; side features of a user's events are the log's."""
+    model, dataset = ready.model, ready.dataset
+    most, long = space.cfg.train.pipeline.history, model.cfg.retrieval.events
+    recent = history[-most:]
+    size = len(recent)
+    batch = {"items": np.zeros((1, most), np.int32),
+             "segments": (np.arange(most)[None] < size).astype(np.int32),
+             "target_positions": np.full((1, 1), size - 1, np.int32)}
+    batch["items"][0, :size] = recent
+    if long:
+        older = history[:-most][-long:]
+        batch["long_items"] = np.full((1, long), -1, np.int32)
+        batch["long_items"][0, :len(older)] = older
+    for name in model.cfg.sides:
+        batch[name] = np.zeros((1, most), np.float32)
+        if user is not None:
+            known = _column_of(dataset, user, "time" if name == "gap" else name)
+            # When the request is made nobody has said: the last gap stays unknown.
+            known = np.diff(known, append=known[-1:]) if name == "gap" else known
+            batch[name][0, :size] = known[-most:]
+    return batch | _instructions(space, ready, asked, ids)
+
+
+def _instructions(space: Workspace, ready: Ready, asked: Asked, ids: Sequence[str]
+                  ) -> dict[str, np.ndarray]:
+    """What the instruction tokens of one request are made of."""
+    read, manifest = ready.model.cfg.instructions.reads, ready.dataset.manifest
+    for name, value in (("scenario", asked.scenario), ("trigger", asked.trigger),
+                        ("instruction", asked.instruction),
+                        ("behaviour", asked.behaviour)):
+        if value is not None and f"target_{name}" not in read:
+            raise InputError(f"--{name} {value}: the network of this experiment reads "
+                             f"no {name}; see model.instructions")
+    found: dict[str, np.ndarray] = {}
+    for name, value, default in (("scenario", asked.scenario, 0),
+                                 ("behaviour", asked.behaviour, -1)):
+        if f"target_{name}" in read:
+            names = list(manifest[f"{name}s"])
+            if value is not None and value not in names:
+                raise InputError(f"--{name} {value}: expected one of "
+                                 f"{', '.join(names)}")
+            number = names.index(names[default] if value is None else value)
+            found[f"target_{name}"] = np.full((1, 1), number, np.int8)
+    if "target_trigger" in read:
+        if asked.trigger is not None and asked.trigger not in ids:
+            raise InputError(f"--trigger {asked.trigger}: no such item; ids look like "
+                             f"{ids[0]}")
+        number = -1 if asked.trigger is None else list(ids).index(asked.trigger)
+        found["target_trigger"] = np.full((1, 1), number, np.int32)
+    if "target_instruction" in read:
+        vectors = embeddings.embed_texts([asked.instruction or ""], space.cfg.text,
+                                         space.folder / "cache")
+        if asked.instruction is None:
+            vectors = np.zeros_like(vectors)
+        found["target_instruction"] = vectors[None].astype(np.float32)
+    return found
+
+
+def _column_of(dataset: Dataset, user: str, name: str) -> np.ndarray:
+    first, last = dataset.offsets()[dataset.user_ids().index(user):][:2]
+    return dataset.column(name)[first:last]
+
+
+def _history(dataset: Dataset, ids: Sequence[str], user: str | None,
+             items: Sequence[str]) -> np.ndarray:
+    if (user is None) == (not items):
+        raise InputError("give either --user with a user id or --items with the item "
+                         "ids of a history, oldest first")
+    if user is not None:
+        known = dataset.user_ids()
+        if user not in known:
+            raise InputError(f"--user {user}: no such user; the data set has "
+                             f"{len(known)}, such as {', '.join(known[:3])}")
+        sequence = known.index(user)
+        length = int(np.diff(dataset.offsets()[sequence:sequence + 2])[0])
+        return np.asarray(dataset.history(sequence, length))
+    place = {name: number for number, name in enumerate(ids)}
+    unknown = [item for item in items if item not in place]
+    if unknown:
+        raise InputError(f"--items: no item {', '.join(unknown)} in the catalogue of "
+                         f"{len(place)}; ids look like {next(iter(place))}")
+    return np.array([place[item] for item in items], np.int32)
+
+
+def _answers(space: Workspace, ready: Ready, params: Any, batch: pipeline.Batch
+             ) -> list[list[tuple[int, float]]]:
+    """For each request items with their semantic ID's log-probability, best first."""
+    beams = search(ready.model, params, batch, ready.catalogue, beams=space.cfg.beams)
+    items = expand_items(beams, ready.leaves, limit=space.cfg.beams)
+    found = []
+    for row in range(len(items)):
+        score = dict(zip(map(tuple, np.asarray(beams.codes[row]).tolist()),
+                         np.asarray(beams.log_probs[row]).tolist(), strict=True))
+        found.append([(item, score[tuple(ready.ids.codes[item].tolist())])
+                      for item in items[row].tolist() if item >= 0])
+    return found

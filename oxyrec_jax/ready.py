@@ -1,0 +1,132 @@
+"""What a step needs before it can begin: data, items on the device, the network."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from oxyrec_jax import artifacts
+from oxyrec_jax.base import InputError
+from oxyrec_jax.data.dataset import Dataset, load_dataset
+from oxyrec_jax.data.instruction_table import (InstructionTable, load_instructions,
+                                               write_instructions)
+from oxyrec_jax.data.shop.instructions import instruction_texts
+from oxyrec_jax.evaluate import rows
+from oxyrec_jax.models.generator import Generator
+from oxyrec_jax.models.memory import count_successors
+from oxyrec_jax.tokenizer import embeddings, sid_table
+from oxyrec_jax.tokenizer.catalogue import Catalogue, make_catalogue
+from oxyrec_jax.tokenizer.trie import Leaves
+from oxyrec_jax.train import loop
+from oxyrec_jax.workspace import Workspace, check_run, need
+
+_ITEM_BUCKET = 128  # rows of the item table, so that meshes divide it
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """A data set, its items on the device, and the network that fits them."""
+
+    dataset: Dataset
+    ids: sid_table.SemanticIds
+    catalogue: Catalogue
+    leaves: Leaves
+    model: Generator
+
+
+def load(space: Workspace, *, live: bool = False, instructions: str | None = None
+         ) -> Ready:
+    """Opens data set and semantic IDs and puts the items on the device.
+
+    Args:
+      space: with data set and semantic IDs.
+      live: the catalogue as it is now: with the items that were added, without those
+        that were retired, its tables as long as their bucket, so that a few more items
+        compile nothing. Otherwise the data set's own items, all of them: what a run
+        learns and is judged on does not change when items come and go.
+      instructions: kind of the texts of the requests, where the network reads them;
+        None: those that it is trained with.
+    """
+    cfg = space.cfg
+    need(space.data, "prepare")
+    dataset = load_dataset(space.data)
+    if cfg.beams > dataset.num_items:
+        ks = ",".join(str(k) for k in cfg.evaluate.ks if k <= dataset.num_items)
+        raise InputError(
+            f"beams is {cfg.beams}, but the catalogue has {dataset.num_items} items; "
+            f"run the same command with --set beams={dataset.num_items} --set "
+            f"evaluate.ks=[{ks}]")
+    need(space.semantic_ids, "tokenize")
+    ids = sid_table.load_semantic_ids(space.semantic_ids, dataset)
+    events = rows.of_dataset(dataset)
+    successors = None
+    if cfg.model.memory:
+        successors = count_successors(events.items, events.offsets, events.train,
+                                      num_items=dataset.num_items,
+                                      most=cfg.model.successors)
+    features = ids.embeddings if cfg.model.item_features else None
+    if cfg.model.item_features and features is None:
+        raise InputError("model.item_features needs the embeddings of the items, which "
+                         f"{space.semantic_ids} does not hold; set it to false")
+    count = len(ids.codes) if live else dataset.num_items
+    items = -(-count // _ITEM_BUCKET) * _ITEM_BUCKET
+    catalogue, leaves = make_catalogue(
+        ids.codes[:count], ids.widths, popularity=ids.priority[:count],
+        features=None if features is None else features[:count],
+        successors=successors, retired=~ids.live if live else None,
+        rows=items if live else None)
+    model = Generator(cfg.model, tuple(ids.widths), items)
+    if "instruction" in model.columns:
+        kind = instructions or cfg.instructions.train
+        dataset = dataset.with_instructions(instruction_table_of(space, dataset, kind))
+    elif instructions is not None:
+        raise InputError(f"the instructions {instructions!r} were asked for, and the "
+                         "network reads none; train one with "
+                         "model.instructions.reasoning=true")
+    return Ready(dataset, ids, catalogue, leaves, model)
+
+
+def parameters(space: Workspace, ready: Ready, seed: int) -> Any:
+    """The best parameters of a run, NumPy arrays, once it is sure that they fit.
+
+    Items that were added since begin without a vector of their own: it is zero.
+    """
+    need(space.run(seed) / "best", "train")
+    check_run(space, seed, ready.ids)
+    params = loop.read_params(space.run(seed) / "best")[0]
+    known, rows = ready.dataset.num_items, ready.model.items
+    if len(ready.catalogue.tables.codes) > known and "item_vectors" in params:
+        vectors = np.asarray(params["item_vectors"])
+        longer = np.zeros((rows, vectors.shape[1]), vectors.dtype)
+        longer[:known] = vectors[:known]
+        params = {**params, "item_vectors": longer}
+    return params
+
+
+def instruction_table_of(space: Workspace, dataset: Dataset, kind: str
+                         ) -> InstructionTable:
+    """The instructions of a shop's requests, made and embedded where they are not yet.
+
+    Args:
+      space: with prepared data; the table is kept in its folder.
+      dataset: the data.
+      kind: see `data.shop.instructions`.
+
+    Raises:
+      InputError: an unknown kind, or the data set is no simulated shop's.
+    """
+    cfg = space.cfg.instructions
+    made = {"kind": kind, "noise": cfg.noise, "vague": cfg.vague, "seed": cfg.seed,
+            "encoder": embeddings.describe_encoder(space.cfg.text)}
+    folder = space.instructions(kind)
+    if folder.exists():
+        known = artifacts.read_json(folder / artifacts.MANIFEST)
+        if isinstance(known, dict) and known.get("made") == made:
+            return load_instructions(folder, dataset)
+    found = instruction_texts(dataset, kind, noise=cfg.noise, vague=cfg.vague,
+                              seed=cfg.seed)
+    texts = found.texts or [""]  # "none" has no text and still a width
+    vectors = embeddings.embed_texts(texts, space.cfg.text, space.folder / "cache")
+    table = InstructionTable(found.index, vectors.astype(np.float32), texts)
+    write_instructions(table, dataset, folder, made)
+    return table
