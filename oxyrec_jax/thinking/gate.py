@@ -19,7 +19,7 @@ from oxyrec_jax.thinking.prompts import LANGUAGES, without_hidden
 REASONS = ("not-json", "schema", "empty", "short", "long", "language", "url", "contact",
            "blocked", "injection", "ungrounded")
 SCRIPTS = {"zh": ("CJK",), "ja": ("CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"),
-           "ko": ("HANGUL", "CJK"), "ru": ("CYRILLIC",), "en": ("LATIN",),
+           "ko": ("HANGUL",), "ru": ("CYRILLIC",), "en": ("LATIN",),
            "de": ("LATIN",), "fr": ("LATIN",), "es": ("LATIN",)}
 # Words that are frequent in one of these languages and rare in the others.
 STOP_WORDS = {
@@ -208,13 +208,15 @@ def _speaks(text: str, cfg: GateConfig) -> bool:
                sum(_script(char) in scripts for char in letters))
     if not letters or fitting < cfg.script * len(letters):
         return False
+    if cfg.language == "ja":  # Chinese has no kana
+        return any(_script(char) in ("HIRAGANA", "KATAKANA") for char in letters)
     if cfg.language not in STOP_WORDS:
         return True
     words = _WORD.findall(text.casefold())
     count = {language: sum(word in stops for word in words)
              for language, stops in STOP_WORDS.items()}
     own = count.pop(cfg.language)
-    return max(count.values()) < 2 or own >= max(count.values())
+    return own >= max(count.values())
 
 
 @functools.lru_cache(maxsize=4096)

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 
+import chat_server
 import pytest
 import redis_process
 
@@ -59,3 +60,11 @@ def redis_place(redis_server):
 def place(request):
     """The same test on both backends."""
     return request.getfixturevalue(f"{request.param}_place")
+
+
+@pytest.fixture
+def server():
+    """A chat server that answers well until the test makes it worse."""
+    running = chat_server.ChatServer()
+    yield running
+    running.close()

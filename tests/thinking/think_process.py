@@ -1,5 +1,8 @@
 """A near-line run in a process of its own, which a test may kill."""
 
+import dataclasses
+import json
+
 import numpy as np
 
 from oxyrec_jax import chat
@@ -42,3 +45,14 @@ def stored(folder, users, kind="reasoning"):
                 .astype(np.float16)).all() if found.stored.any() else True
         return [text if there else None
                 for text, there in zip(found.texts, found.stored)]
+
+
+def check_sums(summary, kinds=1):
+    """Every user and kind is accounted for exactly once."""
+    ours = summary.users - summary.other_shard - summary.repeated
+    assert ours * kinds == (
+        summary.bad_id + summary.already + summary.no_data + summary.passed
+        + sum(summary.refused.values()) + sum(summary.errors.values()))
+    assert summary.passed == summary.stored + summary.unchanged + summary.older
+    assert json.loads(json.dumps(pipeline.as_json(summary))) == dataclasses.asdict(
+        summary)
