@@ -1,4 +1,4 @@
-"""What instructions cost: how fast the store answers, embedded and on a server.
+"""What instructions cost: how fast the store answers and how fast it is filled.
 
     python benchmarks/instructions.py --quick --json      # 50,000 users, under 60 s
     python benchmarks/instructions.py --json              # 1,000,000 users; 8 GB free
@@ -15,6 +15,8 @@ on the machine changes less.
 Redis needs the package redis and a server: `redis-server` of the extra "test" or of the
 PATH, started here on a port of its own without persistence. Without one its figures are
 left out and "skipped" says so. `reads_per_s` counts users.
+
+The near-line pipeline that fills the store: see near_line.py beside this file.
 """
 
 import argparse
@@ -34,6 +36,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from near_line import measure_thinking
 
 from oxyrec_jax.thinking.lmdb_store import LmdbBackend
 from oxyrec_jax.thinking.reading import ReadConfig, Reader
@@ -62,6 +65,7 @@ def main() -> None:
     figures: dict[str, Any] = {}
     figures |= measure_store(50_000 if options.quick else 1_000_000,
                              60 if options.quick else 400, options.folder)
+    figures |= measure_thinking(options.quick, options.folder)
     if options.json:
         print(json.dumps(figures))
 

@@ -47,7 +47,10 @@ def judge_batch(batch: Mapping[str, Sequence[Any]], cfg: ThinkConfig,
     for user, kind, line, answer in zip(batch["user"], batch["kind"], batch["state"],
                                         batch["answer"]):
         state = state_from_json(line, "a row of the column state")
-        reply = Reply(prompts.Prompt(state, kind, "", ""), Answer(text=answer))
+        prompt = prompts.build_prompt(state, kind, cfg.prompts)
+        if prompt is None:
+            raise ValueError(f"{user!r} has an answer of kind {kind!r} without prompt")
+        reply = Reply(prompt, Answer(text=answer))
         verdict, _ = pipeline.judge_reply(reply, cfg, knowledge)
         refused = verdict.reason or ("" if verdict.text else "no-answer")
         rows.append((user, kind, verdict.text, refused))

@@ -36,9 +36,8 @@ _COMMON = frozenset().union(*STOP_WORDS.values()) | frozenset(
     "a in look looking find buy need want some any new good best next person likely "
     "shop shopping item items product products".split())
 _URL = re.compile(r"https?:|www\.|\b[\w-]+\.(?:com|net|org|io|cn|ru|info|biz|shop|xyz|"
-                  r"top|co|app|link|site)\b|://", re.IGNORECASE)
-_CONTACT = re.compile(r"[\w.+-]+@[\w-]+\.|\+?\d[\d\s().-]{7,}\d|\bwhats ?app\b|"
-                      r"\btelegram\b|\bwechat\b", re.IGNORECASE)
+                  r"top|co|app|link|site)\b|://")
+_CONTACT = re.compile(r"\w@\w|\d[\d\s().-]{7,}\d|whats ?app\b|telegram\b|wechat\b")
 _ORDER = re.compile(
     r"ignore (?:all|any|the|your|previous|prior|above|everything|these)|"
     r"disregard (?:all|any|the|your|previous|prior|above)|forget (?:all|every|your|the "
@@ -48,7 +47,13 @@ _ORDER = re.compile(
     r"(?:answer|reply|respond|output|print|write|say|repeat) (?:only|exactly|with|the "
     r"(?:following|words?))\b|as an ai\b|language model|jailbreak|<\||\|>|\[/?inst\]|"
     r"</?(?:data|system|script|s)\b|```|override|忽略|无视|系统提示|ignorier|ignorez|"
-    r"ignora (?:las|todas|tod)", re.IGNORECASE)
+    r"ignora (?:las|todas|tod)")
+# One of these is in every text that the pattern above finds; looking is much faster.
+_HINTS = ("ignor", "disregard", "forget", "instruction", "prompt", "order", "rule",
+          "system", "assistant", "developer", "user", "you", "answer", "reply",
+          "respond", "output", "print", "write", "say", "repeat", "as an ai",
+          "language model", "jailbreak", "<", "|>", "inst]", "```", "override", "忽略",
+          "无视", "系统提示")
 _WORD = re.compile(r"[^\W_]+")
 _HAN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
 
@@ -87,15 +92,13 @@ class Given:
     """What one answer may rest on.
 
     Attributes:
-      words: content words of the data that do not look like orders.
+      text: the data that do not look like orders, normalised.
       strange: content words that occur only in texts that do.
-      text: all the trusted data, normalised, for quotations.
       orders: how many texts look like orders.
     """
 
-    words: frozenset[str]
-    strange: frozenset[str]
     text: str
+    strange: frozenset[str]
     orders: int
 
 
@@ -111,20 +114,20 @@ def check_gate(cfg: GateConfig) -> None:
 
 def looks_like_order(text: str) -> bool:
     """Whether a text from outside seems to speak to a language model."""
-    return bool(_ORDER.search(_normal(text)))
+    return _is_order(_normal(text))
 
 
 def given(texts: Iterable[str]) -> Given:
     """Sorts a user's texts into what an answer may rest on and what may be an order."""
-    good: list[str] = []
-    odd: list[str] = []
-    for text in texts:
-        normal = _normal(text)
-        (odd if _ORDER.search(normal) else good).append(normal)
+    good, odd = [_normal(text) for text in texts], []
     trusted = " \n ".join(good)
-    words = content_words(trusted)
-    strange = content_words(" ".join(odd)) - words if odd else frozenset()
-    return Given(words, strange, trusted, len(odd))
+    if any(hint in trusted for hint in _HINTS):
+        odd = [text for text in good if _is_order(text)]
+        if odd:
+            trusted = " \n ".join(text for text in good if not _is_order(text))
+    strange = frozenset(word for word in _words(" ".join(odd))
+                        if not _stands(word, trusted))
+    return Given(trusted, strange, len(odd))
 
 
 def judge(answer: str, data: Given, cfg: GateConfig,
@@ -157,13 +160,28 @@ def content_words(text: str) -> frozenset[str]:
 
     Scripts without spaces give pairs of neighbouring characters.
     """
-    text = _normal(text)
-    words = {_stem(word) for word in _WORD.findall(text) if word not in _COMMON
-             and (len(word) > 2 or not word.isascii())}
+    return _words(_normal(text))
+
+
+def _is_order(text: str) -> bool:
+    return any(hint in text for hint in _HINTS) and bool(_ORDER.search(text))
+
+
+def _words(text: str) -> frozenset[str]:
+    words = {_stem(word) for word in set(_WORD.findall(text)) - _COMMON
+             if len(word) > 2 or not word.isascii()}
     if not text.isascii():
         for run in _HAN.findall(text):
             words.update(run[at:at + 2] for at in range(len(run) - 1))
     return frozenset(words)
+
+
+def _stands(word: str, text: str) -> bool:
+    """Whether a word of the text begins so; in scripts without spaces, any place."""
+    at = text.find(word)
+    while at > 0 and word.isascii() and text[at - 1].isalnum():
+        at = text.find(word, at + 1)
+    return at >= 0
 
 
 def _stem(word: str) -> str:
@@ -201,20 +219,20 @@ def _form(text: str, cfg: GateConfig) -> str:
 def _speaks(text: str, cfg: GateConfig) -> bool:
     if cfg.language == "any":
         return True
-    letters = [char for char in text if char.isalpha()]
     scripts = SCRIPTS[cfg.language]
-    fitting = (sum(char.isascii() or _script(char) in scripts for char in letters)
-               if "LATIN" in scripts else
-               sum(_script(char) in scripts for char in letters))
+    letters = [char for char in text if char.isalpha()]
+    if text.isascii():
+        fitting = len(letters) if "LATIN" in scripts else 0
+    else:
+        fitting = sum(_script(char) in scripts for char in letters)
     if not letters or fitting < cfg.script * len(letters):
         return False
     if cfg.language == "ja":  # Chinese has no kana
         return any(_script(char) in ("HIRAGANA", "KATAKANA") for char in letters)
     if cfg.language not in STOP_WORDS:
         return True
-    words = _WORD.findall(text.casefold())
-    count = {language: sum(word in stops for word in words)
-             for language, stops in STOP_WORDS.items()}
+    words = set(_WORD.findall(text.casefold()))
+    count = {language: len(words & stops) for language, stops in STOP_WORDS.items()}
     own = count.pop(cfg.language)
     return own >= max(count.values())
 
@@ -225,16 +243,17 @@ def _script(char: str) -> str:
 
 
 def _safety(text: str, data: Given, cfg: GateConfig, knowledge: Collection[str]) -> str:
+    text = _normal(text)
     if _URL.search(text):
         return "url"
     if _CONTACT.search(text):
         return "contact"
-    if cfg.blocked and _blocked(cfg.blocked).search(_normal(text)):
+    if cfg.blocked and _blocked(cfg.blocked).search(text):
         return "blocked"
-    if _ORDER.search(_normal(text)):
+    if _is_order(text):
         return "injection"
     if data.strange:  # words that only a sentence with orders can have put there
-        obeyed = [word for word in content_words(text)
+        obeyed = [word for word in _words(text)
                   if word in data.strange and word not in knowledge]
         if len(obeyed) >= 2:
             return "injection"
@@ -254,5 +273,5 @@ def _grounds(text: str, evidence: list[str], data: Given, cfg: GateConfig,
             if len((quoted := _normal(one).strip(" .\"'")).encode()) > 2):
         return "ungrounded"
     words = content_words(text)
-    shared = sum(word in data.words or word in knowledge for word in words)
+    shared = sum(word in knowledge or _stands(word, data.text) for word in words)
     return "" if shared >= cfg.shared else "ungrounded"

@@ -148,8 +148,8 @@ def think_by_llm(
     async def run() -> Summary:
         async with reasoner.open_llm(endpoint, cfg.chat, cfg.budget,
                                      f"{place}.answers.sqlite") as who:
-            return await _Run(who, embed, store, journal, cfg, window, encoder,
-                              endpoint.price).work(states, total)
+            return await think(states, who, embed, store, journal, cfg, window=window,
+                               encoder=encoder, price=endpoint.price, total=total)
     with Journal(f"{place}.journal.sqlite") as journal:
         return asyncio.run(run())
 
@@ -166,16 +166,30 @@ def think_by_rules(
     """
     place = _shard_place(folder, cfg)
     with Journal(f"{place}.journal.sqlite") as journal:
-        run = _Run(reasoner.RuleReasoner(rules), embed, store, journal, cfg, window,
-                   encoder, 0.0)
-        return asyncio.run(run.work(states, total))
+        return asyncio.run(think(
+            states, reasoner.RuleReasoner(rules), embed, store, journal, cfg,
+            window=window, encoder=encoder, total=total))
+
+
+async def think(
+    states: Iterable[UserState], who: reasoner.Reasoner, embed: Embed, store: Store,
+    journal: Journal, cfg: ThinkConfig, *, window: int, encoder: str = "",
+    price: float = 0.0, total: int | None = None,
+) -> Summary:
+    """As `think_by_llm`, with any reasoner and an open journal.
+
+    Args:
+      price: of a million tokens.
+    """
+    return await _Run(who, embed, store, journal, cfg, window, encoder, price
+                      ).work(states, total)
 
 
 def judge_reply(reply: Reply, cfg: ThinkConfig, knowledge=frozenset()
                 ) -> tuple[gate.Verdict, int]:
     """Returns the gate's decision about an answer, and how many shown texts look like
     orders."""
-    data = gate.given(prompts.shown_texts(reply.prompt.state, cfg.prompts))
+    data = gate.given(reply.prompt.shown)
     if reply.answer.text is None:
         return gate.Verdict(None, ""), data.orders
     return gate.judge(reply.answer.text, data, cfg.gate, knowledge), data.orders

@@ -14,7 +14,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 from oxyrec_jax.base import InputError
@@ -46,6 +46,7 @@ LANGUAGES = {"en": "English", "de": "German", "fr": "French", "es": "Spanish",
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e"
                      "\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff9-\ufffb\ud800-\udfff"
                      "\U000e0000-\U000e0fff]")
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 _ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e"})
 
 
@@ -78,6 +79,7 @@ class Prompt:
       state: the user.
       kind: of `KINDS`.
       system, question: the words for the model.
+      shown: the texts from outside that the question holds.
       asked: digest under which an earlier run asked in this window without noting an
         answer; None: it did not.
     """
@@ -86,6 +88,7 @@ class Prompt:
     kind: str
     system: str
     question: str
+    shown: tuple[str, ...] = ()
     asked: bytes | None = None
 
 
@@ -111,29 +114,16 @@ def build_prompt(state: UserState, kind: str, cfg: PromptConfig) -> Prompt | Non
     """
     if not _enough(state, kind):
         return None
-    system = _system(kind, cfg.language, cfg.words)
-    return Prompt(state, kind, system, f"<data>\n{quote(state, cfg)}\n</data>")
-
-
-def quote(state: UserState, cfg: PromptConfig) -> str:
-    """Returns the state as JSON without "<", ">" and hidden characters."""
-    def clean(text: str) -> str:
-        return without_hidden(text[:cfg.characters])
-    data: dict[str, Any] = {}
-    for name in ("time", "place", "weather", "holiday"):
-        if value := clean(getattr(state, name)):
-            data[name] = value
-    if state.profile:
-        data["profile"] = {clean(name): clean(value)
-                           for name, value in list(state.profile.items())[:32]}
-    if state.facts:
-        data["facts"] = [clean(fact) for fact in state.facts[:64]]
-    if state.history:
-        data["history"] = [{"did": clean(deed.behaviour), "title": clean(deed.title)}
-                           for deed in state.history[-cfg.history:]]
-    if state.searches:
-        data["searches"] = [clean(words) for words in state.searches[-cfg.searches:]]
-    return json.dumps(data, ensure_ascii=False).translate(_ESCAPES)
+    shown = _shown(state, cfg, lambda text: text[:cfg.characters])
+    quoted = _encode(shown)
+    if "\\" in quoted or not (quoted.isascii() and quoted.isprintable()):
+        # What hides is looked for only where it could be: that takes half the time.
+        shown = _shown(state, cfg, lambda text: without_hidden(text[:cfg.characters]))
+        quoted = _encode(shown)
+    if "<" in quoted or ">" in quoted:
+        quoted = quoted.translate(_ESCAPES)
+    return Prompt(state, kind, _system(kind, cfg.language, cfg.words),
+                  f"<data>\n{quoted}\n</data>", tuple(_texts(shown)))
 
 
 def without_hidden(text: str) -> str:
@@ -141,23 +131,14 @@ def without_hidden(text: str) -> str:
     return _HIDDEN.sub(" ", text)
 
 
-def shown_texts(state: UserState, cfg: PromptConfig) -> list[str]:
-    """Returns the texts of a state that its prompt shows, uncut words only."""
-    texts = [state.time, state.place, state.weather, state.holiday,
-             *state.profile.keys(), *state.profile.values(), *state.facts,
-             *(deed.title for deed in state.history[-cfg.history:]),
-             *state.searches[-cfg.searches:]]
-    return [without_hidden(text[:cfg.characters]) for text in texts if text]
-
-
 def prompt_version(kind: str, cfg: PromptConfig) -> str:
     """Returns the name of a kind's prompt: its kind and a digest of all it depends on.
 
     Any change of words or of what is shown makes another name.
     """
-    shown: Sequence[object] = (SYSTEM, TASKS[kind], cfg.language, cfg.words,
-                               cfg.history, cfg.searches, cfg.characters)
-    return f"{kind}-{hashlib.sha256(repr(shown).encode()).hexdigest()[:12]}"
+    given = (SYSTEM, TASKS[kind], cfg.language, cfg.words, cfg.history, cfg.searches,
+             cfg.characters)
+    return f"{kind}-{hashlib.sha256(repr(given).encode()).hexdigest()[:12]}"
 
 
 @functools.lru_cache(maxsize=64)
@@ -173,3 +154,33 @@ def _enough(state: UserState, kind: str) -> bool:
         return any(deed.title.strip() for deed in state.history)
     return bool(state.history or state.searches or state.profile or state.facts
                 or state.place or state.weather or state.holiday)
+
+
+def _shown(state: UserState, cfg: PromptConfig, clean: Callable[[str], str]
+           ) -> dict[str, Any]:
+    """Returns what a prompt shows of a state, each text as `clean` gives it."""
+    data: dict[str, Any] = {name: clean(text) for name, text in (
+        ("time", state.time), ("place", state.place), ("weather", state.weather),
+        ("holiday", state.holiday)) if text}
+    if state.profile:
+        data["profile"] = {clean(name): clean(value)
+                           for name, value in list(state.profile.items())[:32]}
+    if state.facts:
+        data["facts"] = [clean(fact) for fact in state.facts[:64]]
+    if state.history:
+        data["history"] = [{"did": clean(deed.behaviour), "title": clean(deed.title)}
+                           for deed in state.history[-cfg.history:]]
+    if state.searches:
+        data["searches"] = [clean(words) for words in state.searches[-cfg.searches:]]
+    return data
+
+
+def _texts(shown: dict[str, Any]) -> list[str]:
+    texts = [shown[name] for name in ("time", "place", "weather", "holiday")
+             if name in shown]
+    for name, value in shown.get("profile", {}).items():
+        texts += (name, value)
+    texts += shown.get("facts", ())
+    texts += [deed["title"] for deed in shown.get("history", ())]
+    texts += shown.get("searches", ())
+    return texts

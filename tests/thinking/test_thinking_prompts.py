@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from oxyrec_jax.base import InputError
 from oxyrec_jax.thinking import prompts
-from oxyrec_jax.thinking.prompts import PromptConfig, build_prompt, quote
+from oxyrec_jax.thinking.prompts import PromptConfig, build_prompt
 from oxyrec_jax.thinking.states import (Deed, UserState, read_states, shard_of,
                                         state_from_json, state_to_json)
 
@@ -48,8 +48,10 @@ def test_no_text_can_close_the_quotation(title, query):
 
 def test_the_most_recent_is_shown_and_long_texts_are_cut():
     state = UserState("u", tuple(Deed(f"{n} " + "x" * 500) for n in range(50)))
-    shown = json.loads(quote(state, PromptConfig(history=3, characters=10)))["history"]
-    assert [deed["title"] for deed in shown] == [f"{n} xxxxxxx" for n in (47, 48, 49)]
+    prompt = build_prompt(state, "intent", PromptConfig(history=3, characters=10))
+    shown = json.loads(prompt.question.split("\n")[1])["history"]
+    titles = [f"{n} xxxxxxx" for n in (47, 48, 49)]
+    assert [deed["title"] for deed in shown] == list(prompt.shown) == titles
 
 
 @pytest.mark.parametrize("state, kinds", [
