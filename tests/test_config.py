@@ -30,8 +30,8 @@ def test_round_trip_through_json(cfg):
     ("train.optimizer.learning_rate=1", lambda cfg:
      cfg.train.optimizer.learning_rate == 1.0),
     ("tokenizer.widths=[64, 32]", lambda cfg: cfg.tokenizer.widths == (64, 32)),
-    ("tokenizer.sources=[co-engagement]",
-     lambda cfg: cfg.tokenizer.sources == ("co-engagement",)),
+    ("tokenizer.sources.sources=[co-engagement]",
+     lambda cfg: cfg.tokenizer.sources.sources == ("co-engagement",)),
     ("model.memory=true", lambda cfg: cfg.model.memory is True),
     ("data.path=a=b.csv", lambda cfg: cfg.data.path == "a=b.csv"),
     ("data.tie_policy=shuffled(7)", lambda cfg: cfg.data.tie_policy == "shuffled(7)"),
