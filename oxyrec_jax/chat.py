@@ -25,7 +25,6 @@ from oxyrec_jax.base import InputError
 
 _SCHEMA = 1
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0  # seconds, as the SDK
-_UNREAD = "X-Stainless-Raw-Response"  # "stream": the SDK leaves the body to us
 FORMATS = ("text", "json_object")
 
 
@@ -83,6 +82,7 @@ class Chat:
                  cache: "_AnswerCache | None"):
         self.endpoint, self.cfg = endpoint, cfg
         self._client, self._cache = client, cache
+        self._path = endpoint.url.rstrip("/") + "/chat/completions"
         self._rest_until = 0.0  # a rate limit holds for all questions
         self._settings = repr((endpoint.model, cfg.max_tokens, cfg.temperature,
                                cfg.format)).encode()
@@ -131,25 +131,33 @@ class Chat:
             return dataclasses.replace(answer, retries=retries)
 
     async def _request(self, system: str, user: str, once: str) -> bytes:
+        import openai
         asked = {"model": self.endpoint.model, **self._options, "messages": [
             {"role": "system", "content": system}, {"role": "user", "content": user}]}
-        headers = {_UNREAD: "stream"} | ({"Idempotency-Key": once} if once else {})
+        headers = {"Idempotency-Key": once} if once else {}
         body = bytearray()
         async with asyncio.timeout(self.endpoint.timeout * 2):  # one that trickles
-            # Not `chat.completions.create`: checking what is asked against its types
-            # takes the SDK longer than all else that it does.
-            response = await self._client.post(
-                "/chat/completions", body=asked, cast_to=object,
-                options={"headers": headers})
+            # By the SDK's transport: its checks of types and its copies of options
+            # would take longer than all else that is done here.
+            request = self._client.build_request("POST", self._path, headers=headers,
+                                                 content=json.dumps(asked).encode())
             try:
-                async for part in response.iter_bytes():
+                response = await self._client.send(request, stream=True)
+            except Exception as error:
+                raise openai.APIConnectionError(request=request) from error
+            try:
+                if response.status_code >= 300:
+                    raise openai.APIStatusError("", response=response, body=None)
+                async for part in response.aiter_bytes():
                     body += part
                     if len(body) > self.cfg.max_bytes:
                         break
-            except Exception as error:  # the transport's own, of any library
-                raise ConnectionError("the answer broke off") from error
+            except openai.APIStatusError:
+                raise
+            except Exception as error:
+                raise openai.APIConnectionError(request=request) from error
             finally:
-                await response.close()
+                await response.aclose()
         return bytes(body)
 
     async def _rest(self) -> None:
@@ -200,8 +208,12 @@ async def open_chat(endpoint: llm.Endpoint, cfg: ChatConfig = ChatConfig(), *,
         raise InputError(f"the chat's format is {cfg.format!r}, expected one of "
                          f"{', '.join(FORMATS)}")
     with _AnswerCache.open(cache) if cache else contextlib.nullcontext() as kept:
-        async with llm.connect(endpoint) as client:
-            yield Chat(endpoint, cfg, client.with_options(max_retries=0), kept)
+        import openai  # half a second that runs without an endpoint need not spend
+        headers = {"Authorization": f"Bearer {llm.read_key(endpoint)}",
+                   "Content-Type": "application/json"}
+        async with openai.DefaultAioHttpClient(timeout=endpoint.timeout,
+                                               headers=headers) as client:
+            yield Chat(endpoint, cfg, client, kept)
 
 
 def _read(body: bytes, most: int) -> Answer:

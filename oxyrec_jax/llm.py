@@ -162,7 +162,8 @@ def check_endpoint(endpoint: Endpoint) -> None:
                          f"of {endpoint.timeout} s, expected >= 0 and > 0")
 
 
-def _read_key(endpoint: Endpoint) -> str:
+def read_key(endpoint: Endpoint) -> str:
+    """Returns the API key; show it to nobody but the server."""
     if endpoint.key_file is not None:
         where = f"the key file {endpoint.key_file}"
         try:
@@ -185,7 +186,7 @@ def _read_key(endpoint: Endpoint) -> str:
 async def connect(endpoint: Endpoint):
     """Opens a client of the SDK with the key; log neither it nor its errors."""
     import openai  # half a second that runs without an endpoint need not spend
-    key = _read_key(endpoint)
+    key = read_key(endpoint)
     transport = openai.DefaultAioHttpClient(timeout=endpoint.timeout)
     client = openai.AsyncOpenAI(
         api_key=key, base_url=endpoint.url, max_retries=endpoint.retries,
