@@ -18,7 +18,7 @@ print(json.dumps(sorted(set(sys.modules) - before)))
 NAMES = """
 next_code_loss(logits, targets, mask, *, sample_weights, label_smoothing, z_loss)
 q2i_loss(queries, targets, *, variance_weight, decorrelation_weight, mask)
-info_nce_loss(anchors, positives, *, temperature, mask, symmetric)
+info_nce_loss(anchors, positives, *, temperature, mask, excluded, symmetric)
 group_advantages(rewards, *, scale, ddof, eps)
 leave_one_out_advantages(rewards)
 reinforce_pp_advantages(rewards, log_probs, ref_log_probs, mask, *, kl_coef)
