@@ -51,7 +51,7 @@ class ThinkConfig:
     chat: ChatConfig = ChatConfig()
     budget: Budget = Budget()
     version: int = 1
-    batch: int = 256
+    batch: int = 1_024
     shard: int = 0
     shards: int = 1
 
