@@ -299,6 +299,7 @@ class _AnswerCache:
                              f"reads {_SCHEMA}; delete it, it is only a cache")
         self.database.execute("PRAGMA journal_mode=WAL")
         self.database.execute("PRAGMA synchronous=NORMAL")
+        self.database.execute("PRAGMA wal_autocheckpoint=10000")  # each waits for disk
         self.database.execute("CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY "
                               "KEY, text BLOB, checksum INTEGER) WITHOUT ROWID")
         self.database.execute(f"PRAGMA user_version={_SCHEMA}")

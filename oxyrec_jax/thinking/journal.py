@@ -118,6 +118,7 @@ class Journal:
         run("PRAGMA locking_mode=EXCLUSIVE")
         run("PRAGMA journal_mode=WAL")
         run("PRAGMA synchronous=NORMAL")
+        run("PRAGMA wal_autocheckpoint=10000")  # 40 MB: each waits for the disk
         run("BEGIN EXCLUSIVE")
         version = run("PRAGMA user_version").fetchone()[0]
         if version not in (0, _SCHEMA):
