@@ -263,8 +263,8 @@ def _resample(sums: np.ndarray, sizes: np.ndarray, samples: int,
         count = min(chunk, samples - first)
         drawn = rng.integers(0, users, (count, users))
         drawn += np.arange(count)[:, None] * users
-        weights = np.bincount(drawn.ravel(), minlength=count * users)
-        weights = weights.reshape(count, users).astype(np.float64)
+        flat = np.bincount(drawn.ravel(), minlength=count * users)
+        weights = flat.reshape(count, users).astype(np.float64)
         figures.append((weights @ sums) / (weights @ sizes)[:, None])
     return np.concatenate(figures)
 

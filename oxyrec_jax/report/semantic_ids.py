@@ -82,10 +82,11 @@ def cards(sids: SemanticIds | None) -> list[tuple[str, str, str, str]]:
     if sids is None:
         return []
     shared = _shared(sids)
+    items = int(shared.sum())
     return [("Semantic IDs", number(len(shared)),
-             f"for {number(int(shared.sum()))} items, "
+             f"for {number(items)} items, "
              f"{' × '.join(str(width) for width in sids.widths)} codes", ""),
-            ("Items that share an ID", f"{shared[shared > 1].sum() / shared.sum():.1%}",
+            ("Items that share an ID", f"{int(shared[shared > 1].sum()) / items:.1%}",
              f"largest group {number(int(shared.max()))}", "")]
 
 

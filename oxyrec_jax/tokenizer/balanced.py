@@ -250,7 +250,7 @@ def _assign_within_prefixes(prefixes: np.ndarray, rest: np.ndarray, book: np.nda
         x = rest[items]
         costs = np.einsum("md,md->m", x, x)[:, None] + square - 2 * x @ book.T
         nearest = costs.argmin(axis=1)
-        if np.bincount(nearest).max() > 1:
+        if np.max(np.bincount(nearest)) > 1:
             if balance.method == "sinkhorn":
                 most = -(-len(items) // len(book))
                 costs = costs + _host_prices(costs, most, balance)
@@ -278,7 +278,7 @@ def _place(costs: np.ndarray) -> np.ndarray:
     for item in np.argsort(costs.min(axis=1), kind="stable"):
         if not room.any():
             room[:] = True
-        code = int(np.where(room, costs[item], np.inf).argmin())
+        code = int(np.argmin(np.where(room, costs[item], np.inf)))
         codes[item], room[code] = code, False
     return codes
 

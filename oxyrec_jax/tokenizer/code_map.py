@@ -74,7 +74,7 @@ def principal_plane(points: np.ndarray, weights: np.ndarray | None = None
     axes = axes * np.where(largest < 0, -1, 1)
     if axes.shape[1] < 2:
         axes = np.pad(axes, ((0, 0), (0, 2 - axes.shape[1])))
-    total = max(values.sum(), 1e-30)
+    total = max(float(np.sum(values)), 1e-30)
     return centred @ axes, float(values[::-1][:2].sum() / total)
 
 
@@ -110,7 +110,7 @@ def prefix_samples(codes: np.ndarray, priority: np.ndarray, *, branches: int = 6
                            "count": len(members), "items": top.tolist()})
             if depth < codes.shape[1]:
                 loads = np.bincount(codes[members, depth])
-                members = members[codes[members, depth] == loads.argmax()]
+                members = members[codes[members, depth] == np.argmax(loads)]
             if len(members) < 2:
                 break
         found.append(branch)

@@ -65,7 +65,7 @@ def number(codes: np.ndarray, priority: np.ndarray) -> tuple[np.ndarray, int]:
     ordinal = np.arange(len(codes))
     digit = np.empty(len(codes), np.int32)
     digit[order] = ordinal - np.maximum.accumulate(np.where(fresh, ordinal, 0))
-    return np.concatenate([codes, digit[:, None]], axis=1), int(digit.max()) + 1
+    return np.concatenate([codes, digit[:, None]], axis=1), int(np.max(digit)) + 1
 
 
 def join_reassigned(held: np.ndarray, codes: np.ndarray, rest: np.ndarray,
@@ -177,7 +177,7 @@ def _assign(taken: np.ndarray, distances: np.ndarray) -> np.ndarray:
         else:
             load[taken[item]] = 1
     for item in movers:
-        free = np.where(load == load.min(), distances[item], np.inf)
+        free = np.where(load == np.min(load), distances[item], np.inf)
         result[item] = np.argmin(free)
         load[result[item]] += 1
     return result

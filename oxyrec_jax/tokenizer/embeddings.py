@@ -194,7 +194,7 @@ def as_matrix(lists: pa.ChunkedArray, column: str, path: pathlib.Path) -> np.nda
         raise InputError(f"{path}: column {column!r} holds {kind}, expected lists of "
                          "numbers")
     lengths = np.array(values.value_lengths().fill_null(-1))
-    wrong = np.flatnonzero(lengths != np.bincount(lengths[lengths >= 0]).argmax()
+    wrong = np.flatnonzero(lengths != np.argmax(np.bincount(lengths[lengths >= 0]))
                            if (lengths >= 0).any() else lengths < 0)
     if len(wrong):
         found = "no list" if lengths[wrong[0]] < 0 else f"{lengths[wrong[0]]} numbers"

@@ -249,7 +249,7 @@ def check_finite(part: np.ndarray, rows: np.ndarray | int) -> None:
     """
     bad = ~np.isfinite(part).all(axis=1)
     if bad.any():
-        row = int(bad.argmax())
+        row = int(np.argmax(bad))
         row = row + rows if isinstance(rows, int) else rows[row]
         raise ValueError(f"row {row} of x holds NaN or infinity, expected numbers")
 

@@ -56,7 +56,7 @@ def measure(codes: np.ndarray, widths: Sequence[int], *,
         "mean_items_per_sid": float(lists.mean()),
         "p99": float(np.quantile(lists, 0.99, method="higher")),
         "p999": float(np.quantile(lists, 0.999, method="higher")),
-        "max_items_per_sid": int(lists.max()),
+        "max_items_per_sid": int(np.max(lists)),
     }
     loads = [np.bincount(codes[:, level], minlength=width)
              for level, width in enumerate(widths)]

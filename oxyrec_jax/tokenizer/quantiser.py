@@ -276,7 +276,7 @@ def _check_finite(x: np.ndarray) -> None:
         bad = ~np.isfinite(x[start : start + _ROWS_AT_ONCE]).all(axis=1)
         if bad.any():
             raise InputError(
-                f"the vector of item {start + int(bad.argmax())} is not finite "
+                f"the vector of item {start + int(np.argmax(bad))} is not finite "
                 f"(the first of at least {int(bad.sum())}); embed the items again")
 
 

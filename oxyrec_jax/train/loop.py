@@ -276,7 +276,8 @@ class _Run:
                                        weights=counts))
                 for name in rows[0] if name != "targets"}
         # 0 where nothing but the compiling step stands in the window.
-        per_second = counts[self.untimed:].sum() / max(self.clock.read(), 1e-9)
+        per_second = (float(counts[self.untimed:].sum())
+                      / max(self.clock.read(), 1e-9))
         self.untimed = 0
         line |= {"targets/s": float(per_second), "fill": self.source.fill,
                  "epoch": self.done / self.source.steps_per_epoch,
