@@ -65,7 +65,7 @@ def main() -> None:
         versions = peer.versions
     # 512: a product short enough to end between two turns of the scheduler
     matmul = profiling.matmul_peak("float32", size=512, seconds=1.0)
-    memory = memory_rate()
+    memory = profiling.memory_rate()
     print(f"device: {options.threads} of {os.cpu_count()} cores, {platform.machine()}; "
           f"Python {platform.python_version()}, JAX {jax.__version__}, {versions}")
     print(f"shapes: batch {options.batch}, {ITEMS:,} items of {len(WIDTHS)} codes of "
@@ -273,18 +273,6 @@ def request_cost(ours: Ours, beams: int, positions: int, batch: int,
         floats += live * (layers * 2 * own + 2 * codes)
         live = min(beams, nodes[level])
     return work, 4 * floats
-
-
-def memory_rate(megabytes: int = 256) -> float:
-    """Bytes read and written each second by a pass over an array larger than caches."""
-    values = jnp.zeros(megabytes * 2**20 // 4, jnp.float32)
-    add = jax.jit(lambda x: x + 1, donate_argnums=0)  # in place: no fresh pages
-    best = float("inf")
-    for _ in range(8):
-        start = time.perf_counter()
-        values = add(values).block_until_ready()
-        best = min(best, time.perf_counter() - start)
-    return 2 * values.nbytes / best
 
 
 def _equal_length(row: Row, rows: list[Row]) -> float | None:

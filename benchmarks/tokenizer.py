@@ -36,7 +36,7 @@ import jax.numpy as jnp  # noqa: E402
 import kmeans_by_faiss  # noqa: E402
 import numpy as np  # noqa: E402
 
-from oxyrec_jax import huge_pages  # noqa: E402
+from oxyrec_jax import huge_pages, profiling  # noqa: E402
 from oxyrec_jax.tokenizer import item_sets, trie_filter  # noqa: E402
 from oxyrec_jax.tokenizer import trie as tries  # noqa: E402
 
@@ -48,7 +48,7 @@ DENIED = 256  # items on one request's list
 
 def main() -> None:
     options = _options()
-    memory = memory_rate()
+    memory = profiling.memory_rate()
     device = jax.devices()[0]
     print(f"device: {device.device_kind}, {os.cpu_count()} cores, {platform.machine()};"
           f" Python {platform.python_version()}, JAX {jax.__version__}, "
@@ -224,18 +224,6 @@ def touched(trie: tries.Trie, level: int, nodes: np.ndarray, name: str) -> float
     total += legal * (4 + 9)
     return total + legal * {"children_by_pool": 8, "children_by_marked": 1 / 8}.get(
         name, 0)
-
-
-def memory_rate(megabytes: int = 256) -> float:
-    """Bytes read and written each second by a pass over an array larger than caches."""
-    values = jnp.zeros(megabytes * 2**20 // 4, jnp.float32)
-    add = jax.jit(lambda x: x + 1, donate_argnums=0)  # in place: no fresh pages
-    best = float("inf")
-    for _ in range(8):
-        start = time.perf_counter()
-        values = add(values).block_until_ready()
-        best = min(best, time.perf_counter() - start)
-    return 2 * values.nbytes / best
 
 
 def _timed(run: Callable[[], Any], repeats: int) -> list[float]:

@@ -118,10 +118,12 @@ def _request(space: Workspace, ready: Ready, history: np.ndarray, asked: Asked,
         older = history[:-most][-long:]
         batch["long_items"] = np.full((1, long), -1, np.int32)
         batch["long_items"][0, :len(older)] = older
+    if user is not None and model.cfg.sides:
+        first, last = dataset.offsets()[dataset.user_ids().index(user):][:2]
     for name in model.cfg.sides:
         batch[name] = np.zeros((1, most), np.float32)
         if user is not None:
-            known = _column_of(dataset, user, "time" if name == "gap" else name)
+            known = dataset.column("time" if name == "gap" else name)[first:last]
             # When the request is made nobody has said: the last gap stays unknown.
             known = np.diff(known, append=known[-1:]) if name == "gap" else known
             batch[name][0, :size] = known[-most:]
@@ -161,11 +163,6 @@ def _instructions(space: Workspace, ready: Ready, asked: Asked, ids: Sequence[st
             vectors = np.zeros_like(vectors)
         found["target_instruction"] = vectors[None].astype(np.float32)
     return found
-
-
-def _column_of(dataset: Dataset, user: str, name: str) -> np.ndarray:
-    first, last = dataset.offsets()[dataset.user_ids().index(user):][:2]
-    return dataset.column(name)[first:last]
 
 
 def _history(dataset: Dataset, ids: Sequence[str], user: str | None,

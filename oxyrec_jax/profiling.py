@@ -70,6 +70,18 @@ def matmul_peak(dtype: str = "float32", *, size: int = 1024, seconds: float = 1.
     return 2 * size**3 / best
 
 
+def memory_rate(megabytes: int = 256) -> float:
+    """Bytes read and written each second by a pass over an array larger than caches."""
+    values = jnp.zeros(megabytes * 2**20 // 4, jnp.float32)
+    add = jax.jit(lambda x: x + 1, donate_argnums=0)  # in place: no fresh pages
+    best = float("inf")
+    for _ in range(8):
+        start = time.perf_counter()
+        values = add(values).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2 * values.nbytes / best
+
+
 def peak_of_all(dtype: str) -> tuple[float, str]:
     """The peak of all devices together, and where the figure comes from.
 

@@ -64,7 +64,7 @@ def tile(rows: np.ndarray, offsets: np.ndarray, history: int) -> Windows:
     first_end = np.minimum(end, np.maximum(begin - context, 0) + history)
     counts = 1 + -(-(end - first_end) // stride)
     owner = np.repeat(np.arange(len(rows)), counts)
-    number = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    number = count_up(counts)
     stop = np.minimum(first_end[owner] + number * stride, end[owner])
     fresh = np.where(number == 0, begin[owner],
                      first_end[owner] + (number - 1) * stride)
@@ -139,3 +139,8 @@ def fill(rows: Rows, row_length: int) -> float:
     """Returns the share of positions that hold an event, in (0, 1]."""
     positions = (len(rows.offsets) - 1) * row_length
     return float(rows.lengths.sum(dtype=np.int64)) / positions
+
+
+def count_up(counts: np.ndarray) -> np.ndarray:
+    """0, 1, ... anew for each count, one after the other: [2, 3] to 0 1 0 1 2."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

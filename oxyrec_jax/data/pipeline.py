@@ -174,7 +174,7 @@ class _Packed:
         chosen = order[first:first + count]
         begin, end = self._rows.offsets[chosen], self._rows.offsets[chosen + 1]
         sizes = end - begin
-        ordinal = _ordinals(sizes)
+        ordinal = packing.count_up(sizes)
         slots = np.repeat(begin, sizes) + ordinal
         row = np.repeat(np.arange(len(chosen)), sizes)
         window = windows[slots]
@@ -318,8 +318,3 @@ def eval_batches(dataset: Dataset, split: str, *, batch: int, history: int,
                    long=long)
     maker = _OneTarget(dataset, np.asarray(dataset.split(split)), cfg)
     return EvalBatches(maker, maker.targets, batch)
-
-
-def _ordinals(sizes: np.ndarray) -> np.ndarray:
-    """0, 1, … within each group: `[2, 3]` gives `[0, 1, 0, 1, 2]`."""
-    return np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)

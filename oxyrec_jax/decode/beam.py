@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from oxyrec_jax.base import Array
+from oxyrec_jax.data.packing import count_up
 from oxyrec_jax.tokenizer.trie import Leaves, Trie, children
 from oxyrec_jax.tokenizer.trie_filter import Filter
 
@@ -196,24 +197,19 @@ def expand_items(
         place = np.cumsum(held, axis=1) - held  # where the first item of a beam goes
         taken = np.clip(limit - place, 0, held).ravel()
         row = np.repeat(np.arange(len(ranked)).repeat(ranked.shape[1]), taken)
-        within = _count_up(taken)
+        within = count_up(taken)
         column = np.repeat(place.ravel(), taken) + within
         items[row, column] = leaves.items[np.repeat(first.ravel(), taken) + within]
         return items
     # a request at a time: which items a list gives is known after looking at all of it
     for request in range(len(ranked)):
-        places = np.repeat(first[request], held[request]) + _count_up(held[request])
+        places = np.repeat(first[request], held[request]) + count_up(held[request])
         kept = allowed.admits(request, places)
         beam = np.repeat(np.arange(ranked.shape[1]), held[request])[kept]
-        within = _count_up(np.bincount(beam, minlength=ranked.shape[1]))
+        within = count_up(np.bincount(beam, minlength=ranked.shape[1]))
         chosen = places[kept][within < limit_per_sid][:limit]
         items[request, : len(chosen)] = leaves.items[chosen]
     return items
-
-
-def _count_up(counts: np.ndarray) -> np.ndarray:
-    """0, 1, ... anew for each count, one after the other: [2, 3] to 0 1 0 1 2."""
-    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def _log_softmax(logits: Array, codes: Array, legal: Array, normalise: str) -> Array:

@@ -11,6 +11,7 @@ import dataclasses
 import numpy as np
 
 from oxyrec_jax.data.dataset import Dataset
+from oxyrec_jax.data.packing import count_up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +75,7 @@ def expand(events: Events, rows: np.ndarray) -> Targets:
     rows = np.asarray(rows, np.int64)
     sizes = np.maximum(rows[:, 2] - rows[:, 1], 0)
     sequence = np.repeat(rows[:, 0], sizes)
-    within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    within = count_up(sizes)
     place = events.offsets[sequence] + np.repeat(rows[:, 1], sizes) + within
     return Targets(sequence, place, events.items[place].astype(np.int64))
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data.dataset import Dataset
+from oxyrec_jax.data.packing import count_up
 
 ORDERS = ("popularity", "recency", "learned")
 NEVER = np.iinfo(np.int64).min + 1  # recency of an item that no training event holds
@@ -27,7 +28,7 @@ def training_recency(dataset: Dataset) -> np.ndarray:
     sequence, first, last = np.asarray(dataset.split("train"), np.int64).T
     sizes = np.maximum(last - first, 0)
     start = np.repeat(np.asarray(dataset.offsets(), np.int64)[sequence] + first, sizes)
-    within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    within = count_up(sizes)
     events = start + within
     when = (np.asarray(dataset.column("time"), np.int64)[events]
             if "time" in dataset.columns else

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data import schema
+from oxyrec_jax.data.packing import count_up
 from oxyrec_jax.data.shop import knowledge
 from oxyrec_jax.data.shop.config import ShopConfig
 
@@ -178,7 +179,7 @@ def _brands(rng: np.random.Generator, items: int, department: np.ndarray,
     wanted = 3 + np.sqrt(sizes).astype(np.int64)
     wanted = np.minimum(wanted, most // len(sizes))
     home = np.repeat(np.arange(len(sizes)), wanted).astype(np.int32)
-    order = np.arange(wanted.sum()) - np.repeat(np.cumsum(wanted) - wanted, wanted)
+    order = count_up(wanted)
     share = 1 / (1.0 + order)
     share /= np.bincount(home, weights=share)[home]
     codes = rng.permutation(most)[:len(home)]
