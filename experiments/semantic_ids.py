@@ -6,7 +6,8 @@ quickstart, or Beauty with `--base beauty`) and is trained for the same number o
 the transition memory and the item head where the base has them.
 
     python experiments/semantic_ids.py --workdir runs/sids --json
-    python experiments/semantic_ids.py --base beauty --steps 600 --workdir runs/sids-b
+    python experiments/semantic_ids.py --base beauty --steps 800 --decoder-only \
+        --workdir runs/sids-beauty
 
 A run that was stopped continues with the same command; a setting that is done is read
 back. The tables that were run stand in docs/results.md with device and time. One
@@ -85,6 +86,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--only", nargs="+", metavar="ROW", choices=SETTINGS,
                         default=tuple(SETTINGS))
+    parser.add_argument("--decoder-only", action="store_true",
+                        help="leave out the columns of the whole mixture")
     parser.add_argument("--json", action="store_true",
                         help="one JSON object as the last line")
     options = parser.parse_args()
@@ -93,14 +96,21 @@ def main() -> None:
     for name in options.only:
         cfg = get_config(name, options.base, options.steps, options.seeds)
         folder = options.workdir / name.replace(", ", "-").replace(": ", "-")
-        rows[name] = row(folder, cfg)
+        rows[name] = row(folder, cfg, mixture=not options.decoder_only)
         print(line(name, rows[name]), flush=True)
     if options.json:
         print(json.dumps(rows))
 
 
-def row(folder: pathlib.Path, cfg: Experiment) -> dict[str, Any]:
-    """Runs one setting, or what is left of it, and gathers its figures."""
+def row(folder: pathlib.Path, cfg: Experiment, *, mixture: bool = True
+        ) -> dict[str, Any]:
+    """Runs one setting, or what is left of it, and gathers its figures.
+
+    Args:
+      folder: of its run.
+      cfg: the experiment.
+      mixture: evaluate the mixture with the experts too, not the decoder alone.
+    """
     space = workflow.open_workspace(folder, cfg)
     if not space.data.exists():
         workflow.prepare(space)
@@ -110,7 +120,7 @@ def row(folder: pathlib.Path, cfg: Experiment) -> dict[str, Any]:
     quality = workflow.load(space).ids.manifest["quality"]
     figures = {name: quality.get(name) for name in
                ("duplicates", "coverage", "perplexity", "purity", "reconstruction")}
-    for name, experts in (("decoder", False), ("all", True)):
+    for name, experts in [("decoder", False), ("all", True)][:1 + mixture]:
         found = workflow.evaluate(space, experts=experts)
         for metric in ("item.recall@10", "item.ndcg@10"):
             figures[f"{name}.{metric}"] = [
@@ -128,8 +138,9 @@ def line(name: str, figures: dict[str, Any]) -> str:
     cells = [name, f"{figures['duplicates']:.1%}", f"{min(figures['coverage']):.0%}",
              "–" if not purity else f"{purity[0]:.1%}",
              f"{figures['reconstruction'][-1]:.3f}",
-             *(spread(f"{part}.item.{metric}") for part in ("decoder", "all")
-               for metric in ("recall@10", "ndcg@10"))]
+             *(spread(key) for part in ("decoder", "all")
+               for metric in ("recall@10", "ndcg@10")
+               if (key := f"{part}.item.{metric}") in figures)]
     return f"| {' | '.join(cells)} |"
 
 

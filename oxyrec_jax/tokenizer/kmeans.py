@@ -38,7 +38,9 @@ class KMeans:
       restart: a code with less than this share of the mean load gives up its place and
         splits the code with the most error, during the first half of the steps. Ours:
         on 12k product titles, 3 x 256, it raised the third level's perplexity from 57
-        (0) to 146 (0.1) and 224 (0.3) and lowered the error at every level.
+        (0) to 146 (0.1) and 224 (0.3) and lowered the error at every level; on 80k
+        clustered points, 3 x 1024, 25 steps, the last error is 0.975 (0.1), 0.988
+        (0.2) and 1.016 (0.3) of faiss's.
       chunk: points scored at once. Ours: fastest of 512 to 4096 on CPU.
       scores: how the steps score points: "float32", or "bfloat16", about three times
         as fast where the processor multiplies matrices of bfloat16 (Intel AMX, any
@@ -49,7 +51,7 @@ class KMeans:
     iterations: int = 25
     tolerance: float = 1e-4
     seeding_rounds: int = 8
-    restart: float = 0.3
+    restart: float = 0.2
     chunk: int = 512
     scores: str = "float32"
 
