@@ -162,7 +162,7 @@ def test_a_warm_start_moves_on_and_keeps_the_meaning_of_codes(fitted):
     x, books = fitted
     moved = residual.fit(jax.random.key(5), x, CFG, start=books)
     assert _loss(x, moved[:1]) <= _loss(x, books[:1]) * (1 + 1e-6)
-    assert _loss(x, moved) <= _loss(x, books) * 1.001  # later levels: other rests
+    assert _loss(x, moved) <= _loss(x, books) * 1.02  # later levels: other rests
     codes = residual.encode(books, x, chunk=64)[:, 0]
     assert (residual.encode(moved, x, chunk=64)[:, 0] == codes).mean() > 0.9
     with pytest.raises(ValueError, match="start has"):
