@@ -1,12 +1,13 @@
 """Lays events of a prepared data set into the rows of a batch; see `pipeline`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data import schema
 from oxyrec_jax.data.dataset import Dataset
+from oxyrec_jax.data.target_weights import TargetWeights
 
 MADE = ("gap", "instruction", "weight")  # columns that no data set stores
 
@@ -15,13 +16,13 @@ class EventRows:
     """Reads events by number and lays them into rows."""
 
     def __init__(self, dataset: Dataset, columns: Sequence[str],
-                 weights: Mapping[str, float]):
+                 weights: TargetWeights):
         """Opens the columns.
 
         Args:
           dataset: whose events are laid.
           columns: stored ones and some of `MADE`, beside the items.
-          weights: of behaviours as targets, by name, for the column `weight`.
+          weights: of the targets, for the column `weight`, and which events are any.
 
         Raises:
           InputError: the data set lacks a column or what it would be made of.
@@ -30,9 +31,8 @@ class EventRows:
         self._shards = [shard.columns for shard in dataset.shards]
         stored = [name for name in columns if name not in MADE]
         self._names = {"items": "item", **{name: name for name in stored}}
-        self._gap, self._weights = "gap" in columns, None
-        if "weight" in columns:
-            self._weights = behaviour_weights(dataset, weights)
+        self._gap, self._kept = "gap" in columns, weights.kept
+        self._weights = weights.tables if "weight" in columns else None
         self._instructions = None
         if "instruction" in columns:
             self._instructions = dataset.instructions
@@ -40,7 +40,7 @@ class EventRows:
                 raise InputError(f"pipeline.columns names 'instruction', and "
                                  f"{dataset.folder} has no instructions; make them "
                                  "first, or leave model.instructions.reasoning off")
-        needs = {"time": self._gap, "behaviour": self._weights is not None}
+        needs = {"time": self._gap, "behaviour": self._weights == {}}
         for name in [*stored, *(name for name, asked in needs.items() if asked)]:
             if name not in dataset.columns:
                 raise InputError(f"pipeline.columns names {name!r}, which "
@@ -79,7 +79,8 @@ class EventRows:
         if fresh is not None:
             batch["target_mask"] = np.zeros((rows, width), bool)
             batch["target_mask"].reshape(-1)[flat] = (
-                count >= np.repeat(before + fresh, length))
+                count >= np.repeat(before + fresh, length)) & self._are_targets(
+                    events + 1)
             for key, name in self._names.items():
                 batch[_target_key(key)] = self._lay(name, events + 1, flat, rows, width)
             self._put_made(batch, events + 1, flat, rows, width)
@@ -108,13 +109,18 @@ class EventRows:
         """Adds what is made here of target events, at places `flat` of the rows."""
         if self._weights is not None:
             batch["target_weight"] = np.ones((rows, width), np.float32)
-            batch["target_weight"].reshape(-1)[flat] = self._weights[
-                self._take("behaviour", events)]
+            for name, table in self._weights.items():
+                batch["target_weight"].reshape(-1)[flat] *= table[
+                    self._take(name, events)]
         if self._instructions is not None:
             columns = self._instructions.vectors.shape[1]
             out = np.zeros((rows * width, columns), np.float32)
             out[flat] = self._instructions.take(events)
             batch["target_instruction"] = out.reshape(rows, width, columns)
+
+    def _are_targets(self, events: np.ndarray) -> np.ndarray | bool:
+        """Whether each event is of a scenario whose events are supervised."""
+        return self._kept is None or self._kept[self._take("scenario", events)]
 
     def _lay(self, name: str, events: np.ndarray, flat: np.ndarray, rows: int,
              width: int) -> np.ndarray:
@@ -131,13 +137,6 @@ class EventRows:
             mine = owner == number
             out[mine] = self._shards[number][name][events[mine] - self._first[number]]
         return out
-
-
-def behaviour_weights(dataset: Dataset, weights: Mapping[str, float]) -> np.ndarray:
-    """The weight of each of a data set's behaviours as a target, `[behaviours]`."""
-    names = dataset.manifest.get("behaviours") or ()
-    return np.array([weights.get(name, 1.0) for name in names],
-                    np.float32)
 
 
 def _target_key(key: str) -> str:

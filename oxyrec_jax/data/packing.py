@@ -73,6 +73,21 @@ def tile(rows: np.ndarray, offsets: np.ndarray, history: int) -> Windows:
                    (fresh - start).astype(np.int32))
 
 
+def holding(windows: Windows, targets: np.ndarray, num_events: int) -> Windows:
+    """The windows that supervise at least one of some targets.
+
+    Args:
+      windows: from `tile`.
+      targets: `[R]` int64, numbers of the targets' events.
+      num_events: E, of the data set.
+    """
+    before = np.zeros(num_events + 1, np.int64)  # targets among the events before each
+    before[1:] = np.cumsum(np.bincount(targets, minlength=num_events))
+    first = windows.start + windows.fresh + 1  # a position's target is the event after
+    keep = before[windows.start + windows.length + 1] > before[first]
+    return Windows(windows.start[keep], windows.length[keep], windows.fresh[keep])
+
+
 def pack(lengths: np.ndarray, row_length: int) -> Rows:
     """Packs windows into as few rows as first-fit-decreasing finds.
 

@@ -16,8 +16,8 @@ Two columns are made here. `gap` `[B, L]` float32: seconds from each event to th
 which for the last event is the time of the request that is to be answered; it needs
 times. `instruction` is of the targets alone, `target_instruction` `[B, J, F]` float32:
 the vector of the text that goes with the request, zero where there is none. `weight`
-is of the targets alone too, `target_weight` `[B, J]` float32: how much the behaviour
-counts in training.
+is of the targets alone too, `target_weight` `[B, J]` float32: how much the target's
+behaviour and scenario count in training.
 
 Mode "packed" (causal encoder): windows share rows, J = L, the target of position j is
 the event after it. Mode "last" (bidirectional encoder): one target for each row, J = 1,
@@ -36,6 +36,8 @@ import numpy as np
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data import event_rows, packing, schema
 from oxyrec_jax.data.dataset import Dataset
+from oxyrec_jax.data.target_weights import (TargetWeights, target_events,
+                                            target_weights)
 
 Batch = dict[str, np.ndarray]
 _ENDLESS = 1 << 62
@@ -55,6 +57,13 @@ class Pipeline:
       columns: side columns to put into the batch.
       behaviour_weights: how much a target of each behaviour counts in training, for
         the column `weight`; behaviours that are not named count 1.
+      scenario_weights: the same of each scenario, multiplied with that of the
+        behaviour. An expected resampling: the loss of a target that counts 2 is that of
+        one drawn twice, with no target left out and an epoch as long as before.
+      scenario_temperature: T, counts scenarios of n training targets as n^(1/T); 1 as
+        they are, 100 about equally.
+      scenarios: names of the scenarios whose events are training targets; the events of
+        all stay in every history. Empty: all.
     """
 
     batch: int = 128
@@ -65,6 +74,9 @@ class Pipeline:
     columns: tuple[str, ...] = ()
     behaviour_weights: Mapping[str, float] = dataclasses.field(  # OxygenREC-v2
         default_factory=lambda: {"click": 1.2, "cart": 1.5, "order": 2.0})
+    scenario_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    scenario_temperature: float = 1.0
+    scenarios: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("batch", "history", "row_length"):
@@ -81,11 +93,14 @@ class Pipeline:
             raise InputError(f"pipeline.row_length is {self.row_length}, less than "
                              f"pipeline.history {self.history}; make it as large")
         known = [*(name for name in schema.COLUMNS if name != "item"), *event_rows.MADE]
-        bad = [name for name, weight in self.behaviour_weights.items()
-               if not 0 < weight < np.inf]
-        if bad:
-            raise InputError(f"pipeline.behaviour_weights gives {bad[0]!r} "
-                             f"{self.behaviour_weights[bad[0]]}, expected above 0")
+        for field in ("behaviour_weights", "scenario_weights"):
+            for name, weight in getattr(self, field).items():
+                if not 0 < weight < np.inf:
+                    raise InputError(f"pipeline.{field} gives {name!r} {weight}, "
+                                     "expected above 0")
+        if not 0 < self.scenario_temperature < np.inf:
+            raise InputError("pipeline.scenario_temperature is "
+                             f"{self.scenario_temperature}, expected above 0")
         unknown = [name for name in self.columns if name not in known]
         if unknown:
             raise InputError(f"pipeline.columns names {', '.join(unknown)}, expected "
@@ -126,7 +141,7 @@ class TrainSource:
         self._local = cfg.batch // process_count
         self._skip, self._batch = process_index * self._local, cfg.batch
         self.steps_per_epoch = -(-self._plan.rows // cfg.batch)
-        self.targets_per_epoch = int((rows[:, 2] - rows[:, 1]).sum())
+        self.targets_per_epoch = self._plan.targets
         rows_made = self.steps_per_epoch * cfg.batch
         self.fill = self._plan.fill * self._plan.rows / rows_made
 
@@ -141,12 +156,32 @@ class TrainSource:
         return self._plan.make(epoch, first, self._local)
 
 
+def weights_of(dataset: Dataset, cfg: Pipeline) -> TargetWeights:
+    """What the configuration makes of the targets of a data set."""
+    return target_weights(dataset, behaviours=cfg.behaviour_weights,
+                          scenarios=cfg.scenario_weights,
+                          temperature=cfg.scenario_temperature, only=cfg.scenarios)
+
+
 def _events(dataset: Dataset, cfg: Pipeline) -> event_rows.EventRows:
-    return event_rows.EventRows(dataset, cfg.columns, cfg.behaviour_weights)
+    return event_rows.EventRows(dataset, cfg.columns, weights_of(dataset, cfg))
+
+
+def _chosen(dataset: Dataset, cfg: Pipeline) -> np.ndarray | None:
+    """`[R]` bool: which training targets the configuration asks for; None: all."""
+    kept = weights_of(dataset, cfg).kept
+    if kept is None:
+        return None
+    chosen = kept[dataset.column("scenario")[target_events(dataset, "train")]]
+    if not chosen.any():
+        raise InputError(f"{dataset.folder} has no training targets in the scenarios "
+                         f"{', '.join(cfg.scenarios)} that pipeline.scenarios names")
+    return chosen
 
 
 class _Plan(Protocol):
     rows: int
+    targets: int
     fill: float
 
     def make(self, epoch: int, first: int, count: int) -> Batch:
@@ -158,6 +193,13 @@ class _Packed:
         self._events, self._seed = _events(dataset, cfg), seed
         self._width = cfg.row_length
         self._windows = packing.tile(rows, dataset.offsets(), cfg.history)
+        self.targets = int((rows[:, 2] - rows[:, 1]).sum())
+        chosen = _chosen(dataset, cfg)
+        if chosen is not None:
+            self.targets = int(chosen.sum())
+            self._windows = packing.holding(
+                self._windows, target_events(dataset, "train")[chosen],
+                dataset.num_events)
         self._rows = packing.pack(self._windows.length, cfg.row_length)
         self.rows = len(self._rows.offsets) - 1
         self.fill = packing.fill(self._rows, cfg.row_length)
@@ -191,12 +233,17 @@ class _Packed:
 class _Last:
     def __init__(self, dataset: Dataset, rows: np.ndarray, cfg: Pipeline, seed: int):
         self._maker = _OneTarget(dataset, rows, cfg)
-        self._seed, self.rows = seed, self._maker.targets
-        self.fill = self._maker.fill()
+        chosen = _chosen(dataset, cfg)
+        self._numbers = None if chosen is None else np.flatnonzero(chosen)
+        self._seed = seed
+        self.rows = self.targets = (self._maker.targets if self._numbers is None
+                                    else len(self._numbers))
+        self.fill = self._maker.fill(self._numbers)
         self._order = functools.lru_cache(maxsize=2)(self._draw)
 
     def _draw(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self._seed, epoch]).permutation(self.rows)
+        order = np.random.default_rng([self._seed, epoch]).permutation(self.rows)
+        return order if self._numbers is None else self._numbers[order]
 
     def make(self, epoch: int, first: int, count: int) -> Batch:
         return self._maker.make(self._order(epoch)[first:first + count], count)
@@ -212,7 +259,11 @@ class _OneTarget:
         self._ends = np.cumsum(rows[:, 2] - rows[:, 1])
         self.targets = int(self._ends[-1])
 
-    def fill(self) -> float:
+    def fill(self, numbers: np.ndarray | None = None) -> float:
+        """Share of filled positions over all targets, or over some by number."""
+        if numbers is not None:
+            used = np.minimum(self._places(numbers)[1], self._history)
+            return float(used.sum()) / (len(numbers) * self._history)
         low, high = self._split[:, 1], self._split[:, 2] - 1
         # Sum over p of min(p, history), in closed form for each row.
         bend = np.clip(self._history, low - 1, high)
@@ -220,9 +271,13 @@ class _OneTarget:
         events = short + (high - bend) * self._history
         return float(events.sum()) / (self.targets * self._history)
 
-    def make(self, numbers: np.ndarray, count: int) -> Batch:
+    def _places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Row of the split and position in the sequence of targets by number."""
         row = np.searchsorted(self._ends, numbers, side="right")
-        position = self._split[row, 2] - (self._ends[row] - numbers)
+        return row, self._split[row, 2] - (self._ends[row] - numbers)
+
+    def make(self, numbers: np.ndarray, count: int) -> Batch:
+        row, position = self._places(numbers)
         length = np.minimum(position, self._history)
         target = self._base[row] + position
         used = len(numbers)

@@ -21,8 +21,8 @@ from jax.sharding import Mesh
 from oxyrec_jax import artifacts, parallel, profiling, progress
 from oxyrec_jax.base import InputError
 from oxyrec_jax.checkpoint import Checkpoints, abstract_like
-from oxyrec_jax.data.event_rows import behaviour_weights
-from oxyrec_jax.data.pipeline import Pipeline, TrainSource, train_batches
+from oxyrec_jax.data.pipeline import (Pipeline, TrainSource, train_batches,
+                                      weights_of)
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.models.generator import Generator
 from oxyrec_jax.tokenizer.catalogue import Catalogue
@@ -145,8 +145,7 @@ def train(model: Generator, dataset: Dataset, catalogue: Catalogue, cfg: TrainCo
 def _with_columns(cfg: Pipeline, model: Generator, dataset: Dataset) -> Pipeline:
     """The pipeline with the columns that the network and the loss read."""
     columns = [*cfg.columns, *model.columns]
-    weights = behaviour_weights(dataset, cfg.behaviour_weights)
-    if "behaviour" in dataset.columns and (weights != 1).any():
+    if not weights_of(dataset, cfg).even:
         columns.append("weight")
     if model.cfg.retrieval.events and cfg.mode != "last":
         raise InputError("model.retrieval.events is "
