@@ -24,6 +24,8 @@ def show(found: Mapping[str, Any]) -> None:
     if "baselines" in found:
         console.print(_evaluation(found))
         console.print(*_uncertainty(found), sep="\n", soft_wrap=True)
+        if found.get("scenarios"):
+            console.print(_scenarios(found["scenarios"]))
         rest = {name: found[name] for name in
                 ("split", "protocol", "tie_policy", "training", "report")
                 if name in found}
@@ -43,6 +45,22 @@ def _evaluation(found: Mapping[str, Any]) -> Table:
     for name, baseline in found["baselines"].items():
         table.add_row(name, *(f"{baseline[cell]:.4f}" if cell in baseline else "–"
                               for cell in cells))
+    return table
+
+
+def _scenarios(found: Mapping[str, Any]) -> Table:
+    """Each scenario's figures with their intervals, beside its best baseline."""
+    cells = [cell for cell in _CELLS if all(cell in own for own in found.values())
+             and cell.startswith("item.")]
+    heads = [head for cell in cells for head in (cell.replace(".", "\n"), "interval")]
+    table = Table("scenario", "targets", *heads, "best\nbaseline",
+                  *(cell.replace(".", "\n") for cell in cells), box=box.SIMPLE)
+    for name, own in found.items():
+        rival = own["differences"]["baseline"]
+        figures = [text for cell in cells for text in (
+            f"{own[cell]:.4f}", "{:.4f}–{:.4f}".format(*own["intervals"][cell]))]
+        table.add_row(name, f"{own['targets']:,}", *figures, rival,
+                      *(f"{own['baselines'][rival][cell]:.4f}" for cell in cells))
     return table
 
 

@@ -7,6 +7,7 @@ The model itself is never seen here: whatever recommends hands over arrays.
 """
 
 import dataclasses
+import functools
 import pathlib
 import re
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from oxyrec_jax.base import InputError
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.evaluate import baselines as untrained
 from oxyrec_jax.evaluate import rows as split_rows
+from oxyrec_jax.evaluate import scenarios as target_scenarios
 from oxyrec_jax.evaluate import strata as target_groups
 from oxyrec_jax.evaluate import tables
 
@@ -108,6 +110,7 @@ def evaluate(dataset: Dataset, split: str, runs: Mapping[str, Recommendations], 
       differences: the best baseline by the headline cell, and cell to mean, low and
         high of model minus baseline on the same users;
       strata: the figures by group of target;
+      scenarios: all of that by scenario, where the events have one, see `scenarios`;
       protocol, tie_policy, source, dataset, split, counts, config, notes.
 
     Args:
@@ -149,6 +152,9 @@ def evaluate(dataset: Dataset, split: str, runs: Mapping[str, Recommendations], 
             **_compared(own, items, model, rivals, lists, dataset.num_items,
                         _draw(users, cfg), cfg),
             "strata": _strata(dataset, events, targets, model, rivals, users, cfg),
+            "scenarios": target_scenarios.figures(
+                target_scenarios.of_targets(dataset, targets), own, rivals, users,
+                cfg.ks, cfg.headline, functools.partial(_draw, cfg=cfg)),
             "notes": _notes(embeddings is not None, item_sids is not None, len(runs))}
         advance(1)
     _check_bounds(results)
@@ -324,7 +330,8 @@ def _check_bounds(results: Mapping[str, Any]) -> None:
     for kind in ("runs", "baselines"):
         for name, table in results[kind].items():
             metrics.check_bounds(table, where=name)
-    for group in results["strata"]:
-        metrics.check_bounds(group, where=group["name"])
+    groups = [(group["name"], group) for group in results["strata"]]
+    for label, group in [*groups, *results["scenarios"].items()]:
+        metrics.check_bounds(group, where=label)
         for name, table in group["baselines"].items():
-            metrics.check_bounds(table, where=f"{group['name']}, {name}")
+            metrics.check_bounds(table, where=f"{label}, {name}")

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from oxyrec_jax.report import (figures, fragments, semantic_ids, semantic_map,
-                               words)
+from oxyrec_jax.report import (figures, fragments, scenarios, semantic_ids,
+                               semantic_map, words)
 from oxyrec_jax.report.fragments import Html, chart, missing, number, table, tag
 from oxyrec_jax.tokenizer.sid_table import SemanticIds
 
@@ -210,7 +210,8 @@ def _result(key: str, result: Mapping[str, Any]) -> list[Html]:
             *([same] if same else []),
             tag("div", [*lines, gap], class_="grid"),
             tag("h3", f"For which targets? {words.cell(headline)} by group"),
-            tag("div", grouped, class_="grid"), *_details(result),
+            tag("div", grouped, class_="grid"),
+            *scenarios.section(key, result, MODEL), *_details(result),
             tag("details", tag("summary", "Notes on these figures"), tag(
                 "ul", [tag("li", note) for note in result["notes"]]))]
 
