@@ -26,7 +26,8 @@ class Asked:
       scenario: name of a scenario of the log; by default its first.
       trigger: item id of what opened the scenario; by default none.
       instruction: a text; by default none, which the network learnt to stand for.
-      behaviour: name of a behaviour of the log to ask for; by default its last.
+      behaviour: name of a behaviour of the log to ask for; by default that of the
+        experiment (instructions.behaviour), its last where that names none.
     """
 
     scenario: str | None = None
@@ -87,7 +88,8 @@ def examples(space: Workspace, ready: Ready, count: int) -> list[Example]:
     history = space.cfg.train.pipeline.history
     batches = pipeline.eval_batches(
         ready.dataset, "test", batch=count, history=history,
-        columns=ready.model.columns, long=ready.model.cfg.retrieval.events)
+        columns=ready.model.columns, long=ready.model.cfg.retrieval.events,
+        behaviour=space.cfg.instructions.behaviour)
     count = min(count, batches.targets)
     chosen = np.linspace(0, batches.targets - 1, count).astype(int)
     batch = batches.take(chosen)
@@ -141,8 +143,9 @@ def _instructions(space: Workspace, ready: Ready, asked: Asked, ids: Sequence[st
             raise InputError(f"--{name} {value}: the network of this experiment reads "
                              f"no {name}; see model.instructions")
     found: dict[str, np.ndarray] = {}
+    wanted = asked.behaviour or space.cfg.instructions.behaviour or None
     for name, value, default in (("scenario", asked.scenario, 0),
-                                 ("behaviour", asked.behaviour, -1)):
+                                 ("behaviour", wanted, -1)):
         if f"target_{name}" in read:
             names = list(manifest[f"{name}s"])
             if value is not None and value not in names:

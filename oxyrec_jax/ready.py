@@ -45,7 +45,8 @@ def load(space: Workspace, *, live: bool = False, instructions: str | None = Non
         compile nothing. Otherwise the data set's own items, all of them: what a run
         learns and is judged on does not change when items come and go.
       instructions: kind of the texts of the requests, where the network reads them;
-        None: those that it is trained with.
+        None: those that it is trained with, a share of them left out
+        (instructions.dropout).
     """
     cfg = space.cfg
     need(space.data, "prepare")
@@ -77,8 +78,14 @@ def load(space: Workspace, *, live: bool = False, instructions: str | None = Non
         rows=items if live else None)
     model = Generator(cfg.model, tuple(ids.widths), items)
     if "instruction" in model.columns:
-        kind = instructions or cfg.instructions.train
-        dataset = dataset.with_instructions(instruction_table_of(space, dataset, kind))
+        table = instruction_table_of(space, dataset,
+                                     instructions or cfg.instructions.train)
+        if instructions is None:
+            requests = (dataset.column("request") if "request" in dataset.columns
+                        else np.arange(dataset.num_events))
+            table = table.thinned(cfg.instructions.dropout, requests,
+                                  seed=cfg.instructions.seed)
+        dataset = dataset.with_instructions(table)
     elif instructions is not None:
         raise InputError(f"the instructions {instructions!r} were asked for, and the "
                          "network reads none; train one with "

@@ -66,6 +66,26 @@ class InstructionTable:
         return np.where((rows >= 0)[..., None], self.vectors[np.maximum(rows, 0)],
                         np.float32(0))
 
+    def thinned(self, share: float, requests: np.ndarray, *, seed: int
+                ) -> "InstructionTable":
+        """The table with a share of the requests left without text.
+
+        A network that met some requests without a text answers those as well as it
+        would without instructions.
+
+        Args:
+          share: of requests, drawn evenly, from 0 to 1.
+          requests: `[E]` int, the request of each event; events of one request lose
+            their text together.
+          seed: of the draw; the same arguments leave out the same requests.
+        """
+        if requests.shape != self.index.shape:
+            raise ValueError(f"{requests.shape=} {self.index.shape=}")
+        _, row = np.unique(requests, return_inverse=True)
+        drawn = np.random.default_rng([seed, 1]).random(row.max(initial=-1) + 1)
+        return dataclasses.replace(
+            self, index=np.where(drawn[row] < share, -1, self.index))
+
 
 def write_instructions(table: InstructionTable, dataset: "Dataset",
                        folder: str | os.PathLike, facts: Mapping[str, Any]) -> None:

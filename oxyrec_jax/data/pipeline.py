@@ -326,31 +326,51 @@ def train_batches(
 
 @dataclasses.dataclass(frozen=True)
 class EvalBatches:
-    """The batches of a split, in its order; can be iterated any number of times."""
+    """The batches of a split, in its order; can be iterated any number of times.
+
+    Attributes:
+      maker: of rows by number.
+      targets: of the split.
+      batch: rows of a batch.
+      behaviour: number of the behaviour that every row asks for; None: the log has no
+        behaviours.
+    """
 
     maker: Any
     targets: int
     batch: int
+    behaviour: int | None = None
 
     def __len__(self) -> int:
         return -(-self.targets // self.batch)
 
     def take(self, numbers: np.ndarray) -> Batch:
         """Makes a batch of chosen targets of the split, `[B]` int by number."""
-        return self.maker.make(np.asarray(numbers), len(numbers))
+        return self._asking(self.maker.make(np.asarray(numbers), len(numbers)))
+
+    def _asking(self, batch: Batch) -> Batch:
+        """The batch without what its users went on to do."""
+        if "target_behaviour" in batch and self.behaviour is not None:
+            batch["target_behaviour"] = np.full_like(batch["target_behaviour"],
+                                                     self.behaviour)
+        return batch
 
     def __iter__(self) -> Iterator[Batch]:
         for first in range(0, self.targets, self.batch):
             numbers = np.arange(first, min(first + self.batch, self.targets))
-            batch = self.maker.make(numbers, self.batch)
+            batch = self._asking(self.maker.make(numbers, self.batch))
             batch["rows"] = np.full(self.batch, -1, np.int64)
             batch["rows"][:len(numbers)] = numbers
             yield batch
 
 
 def eval_batches(dataset: Dataset, split: str, *, batch: int, history: int,
-                 columns: tuple[str, ...] = (), long: int = 0) -> EvalBatches:
+                 columns: tuple[str, ...] = (), long: int = 0, behaviour: str = ""
+                 ) -> EvalBatches:
     """Makes the batches of a split: one target for each row, each with its history.
+
+    What the user did with the target is the answer's, not the request's: the column
+    `target_behaviour` holds the behaviour that is asked for, whatever the log says.
 
     Args:
       dataset: a prepared data set.
@@ -360,6 +380,7 @@ def eval_batches(dataset: Dataset, split: str, *, batch: int, history: int,
       history: the most events of a target's history, the most recent ones.
       columns: side columns to add.
       long: how many events before those to add as `long_items`.
+      behaviour: name of the behaviour that is asked for; "": the log's last.
 
     Returns:
       A sized iterable of batches of mode "last" with also `rows` `[B]` int64: which row
@@ -367,9 +388,26 @@ def eval_batches(dataset: Dataset, split: str, *, batch: int, history: int,
       -1 for the empty rows.
 
     Raises:
-      InputError: the split is empty, or the data set lacks a column.
+      InputError: the split is empty, the data set lacks a column, or no behaviour of
+        that name.
     """
     cfg = Pipeline(batch=batch, history=history, mode="last", columns=columns,
                    long=long)
     maker = _OneTarget(dataset, np.asarray(dataset.split(split)), cfg)
-    return EvalBatches(maker, maker.targets, batch)
+    return EvalBatches(maker, maker.targets, batch, asked_behaviour(dataset, behaviour))
+
+
+def asked_behaviour(dataset: Dataset, name: str) -> int | None:
+    """Number of the behaviour that requests ask for; "": the last; None: there is none.
+
+    Raises:
+      InputError: the log has no behaviour of that name.
+    """
+    known = list(dataset.manifest.get("behaviours") or ())
+    if not name:
+        return len(known) - 1 if known else None
+    if name not in known:
+        raise InputError(f"the behaviour that is asked for (instructions.behaviour) is "
+                         f"{name!r}; {dataset.folder} has "
+                         f"{', '.join(known) or 'none'}")
+    return known.index(name)

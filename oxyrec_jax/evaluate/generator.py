@@ -20,7 +20,8 @@ from oxyrec_jax.tokenizer.trie import Leaves
 def recommend_split(model: Generator, params: Any, dataset: Dataset, split: str,
                     catalogue: Catalogue, leaves: Leaves, *, history: int, beams: int,
                     batch: int = 256, experts: bool = True, every: int = 1,
-                    what: str = "recommending") -> tuple[Recommendations, np.ndarray]:
+                    behaviour: str = "", what: str = "recommending"
+                    ) -> tuple[Recommendations, np.ndarray]:
     """Runs the constrained beam search for the targets of a split.
 
     Args:
@@ -36,6 +37,8 @@ def recommend_split(model: Generator, params: Any, dataset: Dataset, split: str,
       experts: without it a model that mixes experts answers with its decoder alone.
       every: answer only each so-many-th batch, for a quick look that is spread over
         the whole split (users at its start may be unlike the others).
+      behaviour: name of what is asked for, for a network that is told; "": the log's
+        last.
       what: the work in a few words, for the progress bar.
 
     Returns:
@@ -50,7 +53,8 @@ def recommend_split(model: Generator, params: Any, dataset: Dataset, split: str,
     items, sids, numbers = [], [], []
     batches = pipeline.eval_batches(dataset, split, batch=batch, history=history,
                                     columns=model.columns,
-                                    long=model.cfg.retrieval.events)
+                                    long=model.cfg.retrieval.events,
+                                    behaviour=behaviour)
     params = jax.device_put(params)
     for number, rows in enumerate(progress.track(batches, what)):
         if number % every:

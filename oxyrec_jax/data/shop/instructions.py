@@ -36,6 +36,10 @@ class InstructionSource:
       train: their kind in training and validation, one of `KINDS`.
       evaluate: their kind where a run is judged.
       noise, vague, seed: see `instruction_texts`.
+      dropout: share of requests that go without their text in training, so that a
+        network that is asked without one answers well too; 0.2 is ours.
+      behaviour: the behaviour that is asked for where a run is judged or serves, for a
+        network that is told one (model.instructions.behaviours); "": the log's last.
     """
 
     train: str = "noisy"
@@ -43,8 +47,13 @@ class InstructionSource:
     noise: float = 0.2
     vague: float = 0.3
     seed: int = 0
+    dropout: float = 0.2
+    behaviour: str = ""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"instructions.dropout is {self.dropout}, expected 0 or "
+                             "more and less than 1")
         for name in ("train", "evaluate"):
             if getattr(self, name) not in KINDS:
                 raise InputError(f"instructions.{name} is {getattr(self, name)!r}, "
