@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from oxyrec_jax import metrics
+from oxyrec_jax.data import returns
 from oxyrec_jax.data.dataset import Dataset, Shard
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
@@ -39,17 +40,20 @@ def log_statistics(log: Dataset) -> dict[str, Any]:
       * `funnel`: for each behaviour, the share of events that reach it or a later one
         of the data set's list;
       * `requests`: events of a request: `mean`, `quantiles`;
+      * `last_seen`: how far back a test request's category and need were last seen;
+        see `returns.last_seen`;
       * `baskets`: price of what is ordered in one request (in a log without behaviours:
         of all events of a request): `mean`, `quantiles`, `count`.
     """
     counts = np.zeros(log.num_items, np.int64)
     totals = _Totals(log)
     lengths = np.diff(log.offsets())
-    for shard in log.shards:
-        for first, last in _blocks(shard):
-            totals.add(shard, first, last)
-            items = shard.columns["item"][shard.offsets[first]:shard.offsets[last]]
-            counts += np.bincount(items, minlength=log.num_items)
+    blocks = [(shard, first, last) for shard in log.shards
+              for first, last in _blocks(shard)]
+    for shard, first, last in blocks:
+        totals.add(shard, first, last)
+        items = shard.columns["item"][shard.offsets[first]:shard.offsets[last]]
+        counts += np.bincount(items, minlength=log.num_items)
     return {
         "source": log.manifest.get("source"), "users": log.num_sequences,
         "items": log.num_items, "events": log.num_events,
@@ -57,6 +61,7 @@ def log_statistics(log: Dataset) -> dict[str, Any]:
         "lengths": {**_spread(lengths), "curve": _survival(lengths)},
         "repeat_rate": totals.repeats / log.num_events,
         "same_category": totals.same_category(counts),
+        "last_seen": returns.last_seen(log, totals.category, blocks),
         "scenarios": totals.shares("scenario"),
         "behaviours": totals.shares("behaviour"),
         "funnel": totals.funnel(), "requests": _spread(_joined(totals.request_events)),
@@ -101,7 +106,7 @@ class _Totals:
         self._counts = {name: np.zeros(len(names), np.int64)
                         for name, names in self._names.items()
                         if name in log.columns and names}
-        self._category = _categories(log)
+        self.category = _categories(log)
         self._same = self._neighbours = self.repeats = 0
         self.request_events: list[np.ndarray] = []
         self.baskets: list[np.ndarray] = []
@@ -115,8 +120,8 @@ class _Totals:
         self.repeats += (end - begin) - len(pairs)
         for name, counts in self._counts.items():
             counts += np.bincount(rows[name], minlength=len(counts))
-        if self._category is not None:
-            kind = self._category[rows["item"]]
+        if self.category is not None:
+            kind = self.category[rows["item"]]
             both = (sequence[1:] == sequence[:-1]) & (kind[1:] >= 0) & (kind[:-1] >= 0)
             self._neighbours += int(both.sum())
             self._same += int((both & (kind[1:] == kind[:-1])).sum())
@@ -157,10 +162,10 @@ class _Totals:
         return dict(zip(shares, reached.tolist()))
 
     def same_category(self, counts: np.ndarray) -> dict[str, float] | None:
-        if self._category is None or not self._neighbours:
+        if self.category is None or not self._neighbours:
             return None
-        known = self._category >= 0
-        share = np.bincount(self._category[known], counts[known]) / counts[known].sum()
+        known = self.category >= 0
+        share = np.bincount(self.category[known], counts[known]) / counts[known].sum()
         return {"neighbours": self._same / self._neighbours,
                 "shuffled": float((share ** 2).sum())}
 

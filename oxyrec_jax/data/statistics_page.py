@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from oxyrec_jax import artifacts
+from oxyrec_jax.data import returns
 
 Statistics = Mapping[str, Any]
 _COLOURS = ("#2f6fde", "#e07b39", "#3a9d6e", "#9a5fc4", "#c9463d", "#6b7a8f")
@@ -84,6 +85,7 @@ def _rows(logs: Mapping[str, Statistics]) -> list[list[str]]:
          lambda log: (log["same_category"] or {}).get("neighbours"), share),
         ("the same if shuffled",
          lambda log: (log["same_category"] or {}).get("shuffled"), share),
+        *_last_seen_rows(logs),
         *((f"scenario: {name}", _share("scenarios", name), share)
           for name in _names(logs, "scenarios")),
         *((f"reaches {name}", _share("funnel", name), share)
@@ -103,6 +105,31 @@ def _rows(logs: Mapping[str, Statistics]) -> list[list[str]]:
 
 def _quantile(part: str, level: str) -> Callable[[Statistics], Any]:
     return lambda log: log[part]["quantiles"][level] if log[part] else None
+
+
+def _last_seen_rows(logs: Mapping[str, Statistics]
+                    ) -> list[tuple[str, Callable[[Statistics], Any],
+                                    Callable[..., str]]]:
+    """Rows of `last_seen`: of all test requests, and of those after a pause."""
+    def get(name: str, paused: bool, *keys: str) -> Callable[[Statistics], Any]:
+        def find(log: Statistics) -> Any:
+            found = (log["last_seen"] or {}).get(name)
+            if paused:
+                found = (found or {}).get("after_pause")
+            for key in keys:
+                found = (found or {}).get(key)
+            return found
+        return find
+    rows = []
+    for name in _names(logs, "last_seen"):
+        for paused, where in ((False, ""), (True, ", after an hour's pause")):
+            label = f"{name} of a test request{where}: last seen"
+            rows += [(f"{label} more than {k} events ago",
+                      get(name, paused, "beyond", str(k)), "{:.1%}".format)
+                     for k in returns.BEYOND]
+            rows.append((f"{label.removesuffix('last seen')}never seen",
+                         get(name, paused, "never"), "{:.1%}".format))
+    return rows
 
 
 def _share(part: str, name: str) -> Callable[[Statistics], Any]:
@@ -134,6 +161,10 @@ def _figures(logs: Mapping[str, Statistics]) -> list[str]:
                {name: (log["lengths"]["curve"]["length"],
                        log["lengths"]["curve"]["share"])
                 for name, log in logs.items()})]
+    beyond = {name: _beyond(log) for name, log in logs.items()}
+    if any(beyond.values()):
+        figures.append(_bars("Test requests after a pause whose category was last seen "
+                             "long ago", beyond, "share of these requests"))
     figures += [_bars(heading, {name: log[part] or {} for name, log in logs.items()})
                 for heading, part in (("Scenario mix", "scenarios"),
                                       ("Behaviour funnel", "funnel"))
@@ -155,14 +186,25 @@ def _lines(heading: str, across: str, up: str,
     return _laid_out(figure, heading)
 
 
-def _bars(heading: str, shares: Mapping[str, Mapping[str, float]]) -> Any:
+def _beyond(log: Statistics) -> dict[str, float]:
+    """Shares of requests by how far back their category was last seen, as bars."""
+    found = (log["last_seen"] or {}).get("category") or {}
+    found = found.get("after_pause") or found
+    if not found.get("targets"):
+        return {}
+    bars = {f"> {k} events": share for k, share in found["beyond"].items()}
+    return {**bars, "never": found["never"]}
+
+
+def _bars(heading: str, shares: Mapping[str, Mapping[str, float]],
+          up: str = "share of events") -> Any:
     from plotly import graph_objects
     figure = graph_objects.Figure([
         graph_objects.Bar(x=[html.escape(label) for label in bars],
                           y=list(bars.values()), name=html.escape(name),
                           marker_color=colour, showlegend=bool(bars))
         for (name, bars), colour in zip(shares.items(), itertools.cycle(_COLOURS))])
-    figure.update_yaxes(tickformat=".0%", title="share of events")
+    figure.update_yaxes(tickformat=".0%", title=up)
     return _laid_out(figure, heading)
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data import shop
-from oxyrec_jax.data.shop import catalogue, chance, contexts, knowledge, needs
+from oxyrec_jax.data.shop import catalogue, chance, contexts, knowledge
+from oxyrec_jax.data.shop.people import liked_leaf
 
 SMALL = shop.ShopConfig(users=100, items=400, days=365)
 
@@ -216,7 +217,7 @@ def test_favourite_brands_sell_in_their_department(built, crowd):
 
 def test_liked_leaf_is_the_inverse_of_the_cumulated_shares(built, crowd):
     draws = np.random.default_rng(0).random((4_096, 7), np.float32)
-    found = np.asarray(needs.liked_leaf(crowd, jnp.asarray(draws)))
+    found = np.asarray(liked_leaf(crowd.edges, jnp.asarray(draws)))
     edges = np.asarray(crowd.edges)
     for person in range(0, 4_096, 64):
         expected = np.searchsorted(edges[person], draws[person], side="right")

@@ -54,6 +54,15 @@ class ShopConfig:
         between its price tier and the person's.
       style_weight: logits for one unit of agreement between style vectors.
       click_bias: added to every click logit; moves the click rate.
+      intents: standing intents of each person, which come back after long pauses
+        (`intents` describes them); 0 for none.
+      intent_share: share of new sessions that pursue one of those awake.
+      intent_days: length of a spell, in which the same intents are awake.
+      intent_awake: chance that an intent is awake in a spell; the mean pause is
+        `intent_days * (1 - intent_awake) / intent_awake`.
+      intent_style: logits for one unit of agreement with the look of the intent.
+      intent_again: share of the candidates that the old recommender takes from what
+        was looked at for the intent before.
       keep_exposures: also store what was shown and not clicked.
     """
 
@@ -82,16 +91,26 @@ class ShopConfig:
     price_sensitivity: float = 0.7
     style_weight: float = 1.0
     click_bias: float = 0.0
+    intents: int = 0
+    intent_share: float = 0.8
+    intent_days: float = 5.0
+    intent_awake: float = 0.15
+    intent_style: float = 3.0
+    intent_again: float = 0.3
     keep_exposures: bool = True
 
     def __post_init__(self) -> None:
         for name in ("users", "items", "days", "slate", "max_events"):
             self._need(name, getattr(self, name) >= 1, "at least 1")
         for name in ("context_needs", "complement_needs", "restock_needs",
-                     "resume_needs", "need_change", "relevance"):
+                     "resume_needs", "need_change", "relevance", "intent_again"):
             self._need(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
         self._need("complement_needs", self.context_needs + self.complement_needs <= 1,
                    f"at most 1 - context_needs, {1 - self.context_needs:g}")
+        for name in ("intent_share", "intent_awake"):
+            self._need(name, 0 < getattr(self, name) <= 1, "above 0, at most 1")
+        self._need("intents", 0 <= self.intents <= 64, "between 0 and 64")
+        self._need("intent_days", self.intent_days >= 1, "at least 1")
         self._need("session_end", 0 < self.session_end <= 1, "above 0, at most 1")
         self._need("seed", 0 <= self.seed < 1 << 32, "between 0 and 4294967295")
         self._need("min_events", 1 <= self.min_events <= self.max_events,

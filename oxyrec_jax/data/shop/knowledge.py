@@ -33,7 +33,7 @@ DAY_FACTS = (*WEATHER, *QUARTERS, *FESTIVALS)
 FACTS = (*PERSON_FACTS, *DAY_FACTS)
 
 # Why a need arose.
-NEED_KINDS = ("taste", "context", "complement", "restock")
+NEED_KINDS = ("taste", "context", "complement", "restock", "project")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +123,8 @@ class Knowledge:
     """All tables of the world's knowledge; numbers are positions in these tuples.
 
     The needs of rule r come first in order of rule; then for each leaf one need of
-    kind "taste", one "complement" and one "restock".
+    kind "taste", one "complement" and one "restock"; in a shop whose people have
+    standing intents also one "project".
     """
 
     leaves: tuple[Leaf, ...]
@@ -137,8 +138,11 @@ class Knowledge:
         return tuple(dict.fromkeys(leaf.department for leaf in self.leaves))
 
 
-def load_knowledge() -> Knowledge:
+def load_knowledge(projects: bool = False) -> Knowledge:
     """Reads the three tables.
+
+    Args:
+      projects: whether there are needs of kind "project".
 
     Raises:
       ValueError: a table names a leaf, feature, fact or audience that does not exist.
@@ -160,10 +164,11 @@ def load_knowledge() -> Knowledge:
                for name in ("temperature", "humidity", "rain")))
         for row in _rows("cities.csv"))
     _check(leaves, rules, cities)
-    return Knowledge(leaves, rules, cities, _needs(leaves, rules))
+    return Knowledge(leaves, rules, cities, _needs(leaves, rules, projects))
 
 
-def _needs(leaves: tuple[Leaf, ...], rules: tuple[Rule, ...]) -> tuple[Need, ...]:
+def _needs(leaves: tuple[Leaf, ...], rules: tuple[Rule, ...],
+           projects: bool) -> tuple[Need, ...]:
     number = {leaf.name: index for index, leaf in enumerate(leaves)}
     needs = []
     for index, rule in enumerate(rules):
@@ -176,6 +181,8 @@ def _needs(leaves: tuple[Leaf, ...], rules: tuple[Rule, ...]) -> tuple[Need, ...
     texts = {"taste": "Feels like browsing for {}.",
              "complement": "Wants {} to go with an earlier choice.",
              "restock": "Has nearly used up the {}: order it again."}
+    if projects:
+        texts["project"] = "Goes on with a project of old that lacks {}."
     for kind, text in texts.items():
         for index, leaf in enumerate(leaves):
             needs.append(Need(kind, index, -1, -1, text.format(leaf.name.lower())))

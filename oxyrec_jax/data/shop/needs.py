@@ -1,12 +1,11 @@
 """What people are after: needs from the knowledge base, from the past, from taste."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from oxyrec_jax.base import Array
-from oxyrec_jax.data.shop import chance
-from oxyrec_jax.data.shop.people import People
+from oxyrec_jax.data.shop import chance, intents
+from oxyrec_jax.data.shop.people import People, liked_leaf
 from oxyrec_jax.data.shop.response import CART, ORDER, Moment
 from oxyrec_jax.data.shop.world import World, day_of
 
@@ -54,23 +53,29 @@ def context_need(world: World, facts: Array, uniform: Array) -> Array:
 
 
 def choose_need(world: World, people: People, moment: Moment, fresh: Array,
-                uniform: Array) -> Array:
+                uniform: Array, intent_uniform: Array) -> Array:
     """Draws what each person is after in the next request, `[B]` int32.
 
     A session keeps its need but for `need_change`. A new one takes up the last with
     `resume_needs`; else buys a consumable again with `restock_needs` where one is due;
     else follows the context with `context_needs`, complements what was chosen of late
-    with `complement_needs`, or follows taste.
+    with `complement_needs`, or follows taste. Where a standing intent is pursued, a new
+    need is one of its leaves instead.
 
     Args:
       world: the shop.
       people: B people.
-      moment: their memory and time; `need` is the one so far, -1 before the first.
+      moment: their memory and time; `need` is the one so far, -1 before the first, and
+        `intents` those of the session that goes on or begins.
       fresh: `[B]` bool, a session begins.
       uniform: `[B, DRAWS]` draws in (0, 1).
+      intent_uniform: `[B]` draws in (0, 1): which leaf of the intent; in a shop without
+        standing intents it is not read.
     """
     tuning, leaves = world.tuning, world.leaf_logits.shape[0]
     kinds = {"taste": 0, "complement": 1, "restock": 2}  # after the rules' needs
+    if moment.intents is not None:
+        kinds["project"] = 3
     base = world.need_leaf.shape[0] - leaves * len(kinds)
     liked = _in_season(world, people, moment, uniform[:, 6:])
     beside, due = _beside(world, moment, uniform[:, 0]), _due(world, moment)
@@ -84,36 +89,28 @@ def choose_need(world: World, people: People, moment: Moment, fresh: Array,
         jnp.where(follows, context,
                   jnp.where(goes_with, base + kinds["complement"] * leaves + beside,
                             base + liked)))
-    change = jnp.where(fresh, uniform[:, 5] >= tuning.resume_needs,
+    if moment.intents is not None:
+        pursued = moment.intents.pursued
+        leaf = intents.intent_leaf(world, people, pursued, intent_uniform)
+        new = jnp.where(pursued >= 0, base + kinds["project"] * leaves + leaf, new)
+    change = jnp.where(fresh, ~resumes(world, uniform),
                        uniform[:, 5] < tuning.need_change)
     return jnp.where(change | (moment.need < 0), new, moment.need).astype(jnp.int32)
 
 
-def liked_leaf(people: People, uniform: Array) -> Array:
-    """Draws leaves by long-term taste.
+def resumes(world: World, uniform: Array) -> Array:
+    """Returns whether a new session would take up the last one's need, `[B]` bool.
 
     Args:
-      people: B people.
-      uniform: `[B, K]` draws in (0, 1).
-
-    Returns:
-      `[B, K]` int32.
+      world: the shop.
+      uniform: `[B, DRAWS]`, those of `choose_need`.
     """
-    leaves = people.edges.shape[1]
-    steps = (leaves - 1).bit_length()
-
-    def halve(turn: Array, low: Array) -> Array:
-        # The answer is the number of edges that are no larger than the draw.
-        probe = jnp.minimum(low + (1 << (steps - 1 - turn)), leaves) - 1
-        edge = jnp.take_along_axis(people.edges, probe, axis=1)
-        return jnp.where(edge <= uniform, probe + 1, low)
-    low = jax.lax.fori_loop(0, steps, halve, jnp.zeros(uniform.shape, jnp.int32))
-    return jnp.minimum(low, leaves - 1)
+    return uniform[:, 5] < world.tuning.resume_needs
 
 
 def _in_season(world: World, people: People, moment: Moment, uniform: Array) -> Array:
     """Returns a leaf that taste and season agree on, `[B]` int32."""
-    leaves = liked_leaf(people, uniform[:, :_TRIES])
+    leaves = liked_leaf(people.edges, uniform[:, :_TRIES])
     season = world.day_season[people.city, day_of(world, moment.second)]
     logits = jnp.take_along_axis(season, world.leaf_season[leaves], axis=1)
     best = jnp.argmax(logits + chance.gumbel(uniform[:, _TRIES:]), axis=1)

@@ -12,7 +12,7 @@ from oxyrec_jax.data.shop import chance, knowledge
 from oxyrec_jax.data.shop.catalogue import STYLES
 from oxyrec_jax.data.shop.world import World
 
-_PEOPLE, _LENGTHS = 1, 2  # streams of chance
+_PEOPLE, _LENGTHS, _INTENTS = 1, 2, 6  # streams of chance
 # Shares of the population, ours.
 _LIVES = {"student": 0.12, "single": 0.22, "couple": 0.2, "baby": 0.13, "kids": 0.2,
           "senior": 0.13}
@@ -47,6 +47,8 @@ class People:
       edges: `[B, leaves]` float32, the leaves' shares by taste, cumulated.
       style: `[B, STYLES]` float32, what the person likes about items of any leaf.
       favourites: `[B, departments]` int32, the favourite brand in each.
+      projects: `[B, I]` int32, the leaf of each standing intent.
+      looks: `[B, I, STYLES]` float32, the look that each of them is after.
     """
 
     number: Array
@@ -63,6 +65,8 @@ class People:
     edges: Array
     style: Array
     favourites: Array
+    projects: Array
+    looks: Array
 
 
 def draw_people(world: World, numbers: Array) -> People:
@@ -88,11 +92,14 @@ def draw_people(world: World, numbers: Array) -> People:
         jnp.stack([tier < -0.6, tier > 0.8], axis=1)], axis=1)
     style = chance.normal(draws["style"])
     taste = _taste(world, draws["whole"], draws["own"], facts)
+    edges = _edges(taste)
+    projects, looks = _intents(world, numbers, edges)
     return People(
         number=numbers.astype(jnp.int32), city=city, life=life, gender=gender, pet=pet,
         hobbies=hobbies, facts=facts, tier=tier, events=target_events(world, numbers),
-        audience=_audience(life, gender), taste=taste, edges=_edges(taste), style=style,
-        favourites=_favourites(world, draws["met"], style, tier))
+        audience=_audience(life, gender), taste=taste, edges=edges, style=style,
+        favourites=_favourites(world, draws["met"], style, tier), projects=projects,
+        looks=looks)
 
 
 def target_events(world: World, numbers: Array) -> Array:
@@ -101,6 +108,28 @@ def target_events(world: World, numbers: Array) -> Array:
     normal = chance.normal(chance.uniform(world.seed, _LENGTHS, numbers, 0, 1)[:, 0])
     more = (mean - low) * jnp.exp(spread * normal - spread ** 2 / 2)
     return jnp.clip(jnp.round(low + more), low, high).astype(jnp.int32)
+
+
+def liked_leaf(edges: Array, uniform: Array) -> Array:
+    """Draws leaves by long-term taste.
+
+    Args:
+      edges: `[B, leaves]` float32, `People.edges`.
+      uniform: `[B, K]` draws in (0, 1).
+
+    Returns:
+      `[B, K]` int32.
+    """
+    leaves = edges.shape[1]
+    steps = (leaves - 1).bit_length()
+
+    def halve(turn: Array, low: Array) -> Array:
+        # The answer is the number of edges that are no larger than the draw.
+        probe = jnp.minimum(low + (1 << (steps - 1 - turn)), leaves) - 1
+        edge = jnp.take_along_axis(edges, probe, axis=1)
+        return jnp.where(edge <= uniform, probe + 1, low)
+    low = jax.lax.fori_loop(0, steps, halve, jnp.zeros(uniform.shape, jnp.int32))
+    return jnp.minimum(low, leaves - 1)
 
 
 def people_table(people: People, known: knowledge.Knowledge, brands: list[str],
@@ -170,6 +199,17 @@ def _edges(taste: Array) -> Array:
     # One leaf after the other: XLA's own cumulative sum is quadratic on a CPU.
     shares = jax.nn.softmax(taste, axis=1).T
     return jax.lax.scan(add, jnp.zeros_like(shares[0]), shares)[1].T
+
+
+def _intents(world: World, numbers: Array, edges: Array) -> tuple[Array, Array]:
+    """Draws the standing intents: their leaves by taste, and their looks."""
+    people, count = numbers.shape[0], world.intent_awake.shape[0]
+    if not count:
+        return (jnp.zeros((people, 0), jnp.int32), jnp.zeros((people, 0, STYLES)))
+    flat = chance.uniform(world.seed, _INTENTS, jnp.repeat(numbers, count),
+                          jnp.tile(jnp.arange(count), people), 1 + STYLES)
+    draws = flat.reshape(people, count, -1)
+    return liked_leaf(edges, draws[..., 0]), chance.normal(draws[..., 1:])
 
 
 def _audience(life: Array, gender: Array) -> Array:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from oxyrec_jax.base import Array
+from oxyrec_jax.data.shop.intents import Intents, intent_fit
 from oxyrec_jax.data.shop.people import People
 from oxyrec_jax.data.shop.world import SCENARIOS, World, day_of
 
@@ -56,7 +57,7 @@ _ORDER_BIAS = {"home": 0.0, "feed": -0.3, "channel": 0.1, "cart": 0.7, "checkout
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Moment:
-    """The context of B requests. A policy sees all of it but `need`.
+    """The context of B requests. A policy sees all of it but `need` and `intents`.
 
     Attributes:
       second: `[B]` int32, seconds since the first midnight of the log.
@@ -66,6 +67,7 @@ class Moment:
       items: `[B, MEMORY]` int32, the person's latest events, newest first, -1 none.
       kinds: `[B, MEMORY]` int32, `CLICK`, `CART` or `ORDER`, the furthest of each.
       seconds: `[B, MEMORY]` int32, when.
+      intents: their standing intents; None in a shop without.
     """
 
     second: Array
@@ -75,6 +77,7 @@ class Moment:
     items: Array
     kinds: Array
     seconds: Array
+    intents: Intents | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -133,6 +136,8 @@ def response_probabilities(world: World, people: People, moment: Moment,
              + w.seen_today * memory["today"] + w.seen_before * memory["before"]
              + w.in_cart * memory["cart"] + w.used_up * memory["due"]
              + w.well_stocked * memory["stocked"] + w.owned * memory["owned"])
+    if moment.intents is not None:
+        click += intent_fit(world, people, moment.intents, items)
     gap = world.item_tier[items] - people.tier[:, None]
     dear = world.tuning.price_sensitivity * jnp.square(jnp.maximum(gap, 0))
     cart = (w.cart + w.cart_need * wanted + 0.5 * world.item_quality[items]

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from oxyrec_jax.base import Array
-from oxyrec_jax.data.shop import chance, needs
+from oxyrec_jax.data.shop import chance, intents, needs
 from oxyrec_jax.data.shop.contexts import CLOCK_STEPS
-from oxyrec_jax.data.shop.people import People
+from oxyrec_jax.data.shop.people import People, liked_leaf
 from oxyrec_jax.data.shop.response import (CART, MEMORY, ORDER, Moment, Responses,
                                            look_probabilities,
                                            response_probabilities)
@@ -84,7 +84,7 @@ class Visitors:
 
 
 class Draws(NamedTuple):
-    """Uniform draws of one request in [0, 1): `[B]`, `[B, 6]` or `[B, candidates]`."""
+    """Uniform draws of one request in [0, 1): `[B]`, or `[B, n]` where n are read."""
 
     gap: Array
     scenario: Array
@@ -100,11 +100,13 @@ class Draws(NamedTuple):
     click: Array
     cart: Array
     order: Array
+    intent: Array
 
 
 def draw(world: World, visitors: Visitors, candidates: int, slate: int) -> Draws:
     """Draws all the chance of one request of each visitor."""
-    sizes = (1, 1, 1, 1, 1, needs.DRAWS, *[candidates] * 4, *[slate] * 4)
+    standing = intents.DRAWS if world.intent_awake.shape[0] else 0
+    sizes = (1, 1, 1, 1, 1, needs.DRAWS, *[candidates] * 4, *[slate] * 4, standing)
 
     flat = chance.uniform(world.seed, _VISITS, visitors.people.number, visitors.step,
                           sum(sizes))
@@ -119,7 +121,8 @@ def begin(people: People) -> Visitors:
     zero, none = jnp.zeros(number, jnp.int32), jnp.full(number, -1, jnp.int32)
     empty = jnp.zeros((number, MEMORY), jnp.int32)
     moment = Moment(second=zero, scenario=zero, trigger=none, need=none,
-                    items=empty - 1, kinds=empty, seconds=empty)
+                    items=empty - 1, kinds=empty, seconds=empty,
+                    intents=intents.begin_intents(people))
     return Visitors(people, zero, people.events, jnp.zeros(number, bool),
                     jnp.zeros(number), moment, none, none, none)
 
@@ -137,7 +140,12 @@ def next_moment(world: World, visitors: Visitors, draws: Draws) -> Visitors:
     clicked, carted, ordered = (jnp.where(fresh, -1, item)
                                 for item in (v.clicked, v.carted, v.ordered))
     moment = dataclasses.replace(v.moment, second=second)
-    need = needs.choose_need(world, v.people, moment, fresh, draws.need)
+    leaf = draws.stay
+    if moment.intents is not None:
+        chosen = _choose_intent(world, v, moment.intents, second, draws)
+        moment = dataclasses.replace(moment, intents=chosen)
+        leaf = draws.intent[:, 1]
+    need = needs.choose_need(world, v.people, moment, fresh, draws.need, leaf)
     scenario = _scenario(v, fresh, draws)
     trigger = _trigger(moment, scenario, clicked, carted, ordered)
     moment = dataclasses.replace(moment, need=need, scenario=scenario, trigger=trigger)
@@ -199,15 +207,29 @@ def remember(world: World, visitors: Visitors, shown: Array, outcome: Array,
     memory = [_shift(outcome > 0, new, old) for new, old in (
         (shown, moment.items), (outcome, moment.kinds), (second, moment.seconds))]
     bought = (outcome == ORDER).any(axis=1)
+    standing = moment.intents
+    if standing is not None:
+        standing = intents.note(world, v.people, standing, shown,
+                                (outcome > 0) & (outcome < ORDER), outcome == ORDER)
     end = world.tuning.session_end + _END_AFTER_ORDER * bought
     return dataclasses.replace(
         v, step=v.step + 1, left=v.left - jnp.sum(outcome > 0, axis=1, dtype=jnp.int32),
         inside=draws.end >= end,
         moment=dataclasses.replace(moment, items=memory[0], kinds=memory[1],
-                                   seconds=memory[2]),
+                                   seconds=memory[2], intents=standing),
         clicked=_last(outcome > 0, shown, v.clicked),
         carted=_last(outcome == CART, shown, v.carted),
         ordered=_last(outcome == ORDER, shown, v.ordered))
+
+
+def _choose_intent(world: World, visitors: Visitors, standing: intents.Intents,
+                   second: Array, draws: Draws) -> intents.Intents:
+    """Chooses which intent the session pursues that begins or goes on."""
+    v = visitors
+    new = intents.choose_intent(world, v.people, second, draws.intent[:, 0])
+    change = (v.moment.need < 0) | (~v.inside & ~needs.resumes(world, draws.need))
+    pursued = jnp.where(change, new, standing.pursued)
+    return dataclasses.replace(standing, pursued=pursued)
 
 
 def _second(world: World, city: Array, place: Array) -> Array:
@@ -245,12 +267,28 @@ def _trigger(moment: Moment, scenario: Array, clicked: Array, carted: Array,
 
 def _candidates(world: World, visitors: Visitors, draws: Draws) -> Array:
     """Returns what the old recommender retrieves, `[B, candidates]` int32."""
+    intent, share = visitors.moment.intents, world.tuning.intent_again
+    if intent is None:
+        return _by_source(world, visitors, draws, draws.source)
+    # What was looked at for the intent before, as "go on where you left off"; of the
+    # others the sources keep their shares.
+    slot = (draws.rank * intents.SHORT_LIST).astype(jnp.int32)
+    listed = jnp.take_along_axis(intents.short_list(intent), slot, axis=1)
+    rest = jnp.where(draws.source < share, draws.source / share,
+                     (draws.source - share) / (1 - share))
+    return jnp.where((draws.source < share) & (listed >= 0), listed,
+                     _by_source(world, visitors, draws, rest))
+
+
+def _by_source(world: World, visitors: Visitors, draws: Draws,
+               uniform: Array) -> Array:
+    """Returns an item from one of the scenario's sources for each of the draws."""
     people, moment = visitors.people, visitors.moment
     mix = jnp.array(_SOURCES, jnp.float32) * (1 - world.tuning.relevance)
     edges = jnp.cumsum(mix.at[:, 0].add(world.tuning.relevance), axis=1)
-    source = jnp.sum(draws.source[..., None] >= edges[moment.scenario][:, None, :-1],
+    source = jnp.sum(uniform[..., None] >= edges[moment.scenario][:, None, :-1],
                      axis=-1)
-    liked = needs.liked_leaf(people, draws.leaf)
+    liked = liked_leaf(people.edges, draws.leaf)
     needed = world.need_leaf[moment.need][:, None]
     near = jnp.where(moment.trigger >= 0,
                      world.item_leaf[jnp.maximum(moment.trigger, 0)], -1)[:, None]

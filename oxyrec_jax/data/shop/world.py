@@ -33,12 +33,16 @@ class Tuning:
     price_sensitivity: Array
     style_weight: Array
     click_bias: Array
+    intent_share: Array
+    intent_days: Array
+    intent_style: Array
+    intent_again: Array
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class World:
-    """N items, C leaves, M brands, Q needs, R rules, F facts; shapes as noted.
+    """N items, C leaves, M brands, Q needs, R rules, F facts, I standing intents.
 
     Attributes:
       seed: scalar uint32.
@@ -65,6 +69,7 @@ class World:
       day_facts: `[cities, days, DAY_FACTS]` bool.
       day_season: `[cities, days, SEASONS]` float32 logits.
       clock: `[cities, CLOCK_STEPS+1]` int32 seconds.
+      intent_awake: `[I]` float32, chance that each standing intent is awake in a spell.
     """
 
     seed: Array
@@ -101,6 +106,7 @@ class World:
     day_facts: Array
     day_season: Array
     clock: Array
+    intent_awake: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +134,7 @@ def build_shop(cfg: ShopConfig) -> Shop:
     Raises:
       InputError: the catalogue is smaller than the category tree.
     """
-    known = knowledge.load_knowledge()
+    known = knowledge.load_knowledge(projects=cfg.intents > 0)
     items = catalogue.build_catalogue(cfg, known)
     days = contexts.build_contexts(cfg, known.cities)
     arrays = _item_arrays(items) | _leaf_arrays(known) | _need_arrays(known) | {
@@ -136,7 +142,8 @@ def build_shop(cfg: ShopConfig) -> Shop:
         "lengths": np.array([cfg.min_events, cfg.events_per_user, cfg.max_events,
                              cfg.length_spread], np.float32),
         "city_edges": _edges([city.weight for city in known.cities]),
-        "day_facts": days.facts, "day_season": days.season, "clock": days.clock}
+        "day_facts": days.facts, "day_season": days.season, "clock": days.clock,
+        "intent_awake": np.full(cfg.intents, cfg.intent_awake, np.float32)}
     tuning = {field.name: jnp.asarray(np.float32(getattr(cfg, field.name)))
               for field in dataclasses.fields(Tuning)}
     world = World(tuning=Tuning(**tuning),
