@@ -157,17 +157,25 @@ class Tokenize(Verb):
 class Train(Verb):
     """Train the generator; killed and started again, it continues.
 
-    Example:
+    Examples:
     $ oxyrec train --workdir runs/beauty --seed 0
+    $ oxyrec train --workdir runs/cart --start-from runs/all
     """
 
     seed: Annotated[int | None, arg(
         metavar="INT", help_behavior_hint="(default: all of the experiment's)",
         help="Train this seed only.")] = None
+    start_from: Annotated[str, arg(
+        metavar="FOLDER", help_behavior_hint="(default: the experiment's)",
+        help="Begin with the parameters of another work directory or run on the same "
+        "semantic IDs. Short for --set train.start_from=FOLDER.")] = ""
 
     def work(self) -> dict[str, Any]:
         from oxyrec_jax import workflow
-        return workflow.train(self.space(), None if self.seed is None else [self.seed])
+        short = ([f"train.start_from={json.dumps(self.start_from)}"]
+                 if self.start_from else [])
+        return workflow.train(self.space(*short),
+                              None if self.seed is None else [self.seed])
 
 
 @dataclasses.dataclass(frozen=True)

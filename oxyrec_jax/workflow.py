@@ -14,7 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from oxyrec_jax import __version__, answers, config, metrics, parallel, profiling
+from oxyrec_jax import (__version__, answers, artifacts, config, metrics, parallel,
+                        profiling)
 from oxyrec_jax.answers import Asked, recommend
 from oxyrec_jax.data.dataset import Dataset, load_dataset
 from oxyrec_jax.data.prepare import prepare as prepare_data
@@ -25,7 +26,8 @@ from oxyrec_jax.ready import Ready, load, parameters
 from oxyrec_jax.report import write_report, write_tokenizer_page
 from oxyrec_jax.tokenizer import build, embeddings, lifecycle
 from oxyrec_jax.train import loop
-from oxyrec_jax.workspace import Workspace, begin_run, need, open_workspace
+from oxyrec_jax.workspace import (Workspace, begin_run, need, open_workspace,
+                                  start_of)
 
 __all__ = ["Asked", "Ready", "Workspace", "add_items", "evaluate", "flops_per_target",
            "load", "open_workspace", "parameters", "prepare", "recommend", "refit",
@@ -33,6 +35,7 @@ __all__ = ["Asked", "Ready", "Workspace", "add_items", "evaluate", "flops_per_ta
 
 _log = logging.getLogger(__name__)
 
+_START = "start.json"  # in a run's folder: what it was started from
 
 def prepare(space: Workspace) -> dict[str, Any]:
     """Reads the log and writes the prepared data set; returns its counts."""
@@ -99,12 +102,16 @@ def train(space: Workspace, seeds: Sequence[int] | None = None) -> dict[str, Any
     for seed in seeds:
         begin_run(space, seed, ready.ids)
     space.save()
+        if cfg.train.start_from and not (space.run(seed) / _START).exists():
+            start_of(space, seed, ready.ids)  # refused before anything is compiled
     for seed in seeds:
         start = time.monotonic()
         outcome = loop.train(
             ready.model, ready.dataset, ready.catalogue, cfg.train, space.run(seed),
             seed=seed, mesh=mesh, evaluate=functools.partial(_validate, space, ready),
             flops_per_target=flops, peak_flops=peak)
+            start=(functools.partial(_start, space, ready, seed)
+                   if cfg.train.start_from else None),
         found[f"seed{seed}"] = {
             cfg.train.metric: outcome.best, "best_step": outcome.best_step,
             "steps": outcome.steps, "seconds": round(time.monotonic() - start, 1)}
@@ -190,6 +197,17 @@ def _validate(space: Workspace, ready: Ready, params: Any) -> Mapping[str, float
         ready.model, params, ready.dataset, "valid", ready.catalogue, ready.leaves,
         history=cfg.train.pipeline.history, beams=min(20, ready.dataset.num_items),
         every=cfg.quick_evaluations, what="validating")
+def _start(space: Workspace, ready: Ready, seed: int) -> Any:
+    """The parameters that a run begins with; writes down which they are."""
+    folder = start_of(space, seed, ready.ids)
+    params, step = loop.read_params(folder)
+    artifacts.write_json(space.run(seed) / _START, {
+        "folder": str(folder), "step": step,
+        "digest": artifacts.value_digest(
+            artifacts.read_json(folder / artifacts.MANIFEST))})
+    return params
+
+
     events = rows.of_dataset(ready.dataset)
     wanted = rows.expand(events, ready.dataset.split("valid")).item[numbers]
     ranks = metrics.ranks(lists.items, wanted)

@@ -20,7 +20,12 @@ from oxyrec_jax import artifacts, config
 from oxyrec_jax.base import InputError
 from oxyrec_jax.config import Experiment
 from oxyrec_jax.tokenizer.sid_table import SemanticIds
+from oxyrec_jax.models.config import ModelConfig
 
+from oxyrec_jax.train.beginning import completed
+from oxyrec_jax.train.loop import TrainConfig
+
+_IDS = "semantic_ids.json"  # beside each run: which ones it learns
 
 @dataclasses.dataclass(frozen=True)
 class Workspace:
@@ -105,7 +110,8 @@ def begin_run(space: Workspace, seed: int, ids: SemanticIds) -> None:
     """Writes down which semantic IDs a new run learns, or checks an older run."""
     run, path = space.run(seed), _ids_of(space, seed)
     if (run / "run.json").exists():
-        there = artifacts.read_json(run / "run.json")["train"]
+        there = completed(artifacts.read_json(run / "run.json")["train"],
+                          TrainConfig())
         _refuse(run, _changes("train", there, dataclasses.asdict(space.cfg.train)))
     if not path.exists():
         run.mkdir(parents=True, exist_ok=True)
@@ -137,15 +143,48 @@ def check_run(space: Workspace, seed: int, ids: SemanticIds) -> None:
     found = artifacts.read_json(run / "run.json")
     history = found["train"]["pipeline"]["history"]
     _refuse(run, [
-        *_changes("model", found["model"], dataclasses.asdict(space.cfg.model)),
+        *_changes("model", completed(found["model"], ModelConfig()),
+                  dataclasses.asdict(space.cfg.model)),
         *_changes("train.pipeline.history", history, space.cfg.train.pipeline.history)])
 
 
 def _ids_of(space: Workspace, seed: int) -> pathlib.Path:
-    return space.run(seed) / "semantic_ids.json"
+    return space.run(seed) / _IDS
 
 
 def _digests(ids: SemanticIds) -> dict[str, str]:
+def start_of(space: Workspace, seed: int, ids: SemanticIds) -> pathlib.Path:
+    """Folder of the parameters that a run of the experiment starts from.
+
+    Args:
+      space: with `train.start_from` set.
+      seed: of the run.
+      ids: its semantic IDs.
+
+    Raises:
+      InputError: no parameters there, or they learnt other semantic IDs.
+    """
+    where = pathlib.Path(space.cfg.train.start_from)
+    found = [folder for folder in (where, where / "best",
+                                   where / "train" / f"seed{seed}" / "best")
+             if (folder / artifacts.MANIFEST).exists() and folder.name == "best"]
+    if not found:
+        raise InputError(
+            f"train.start_from is {str(where)!r}, where no trained parameters lie for "
+            f"seed {seed}; give a work directory, one of its runs (train/seed0), or "
+            "that run's folder best")
+    known = found[0].parent / _IDS
+    if not known.exists():
+        raise InputError(f"train.start_from: {known} is missing, so that nobody knows "
+                         "which semantic IDs those parameters learnt; give a run that "
+                         "oxyrec train made")
+    if artifacts.read_json(known) != _digests(ids):
+        raise InputError(
+            f"train.start_from: {found[0]} learnt other items or semantic IDs than "
+            f"{space.semantic_ids} holds; start from a run on a copy of these")
+    return found[0]
+
+
     return {"dataset": ids.manifest["dataset"],
             "codes": ids.manifest["root"]}  # the same while no old item moves
 

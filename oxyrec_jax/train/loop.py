@@ -24,8 +24,10 @@ from oxyrec_jax.checkpoint import Checkpoints, abstract_like
 from oxyrec_jax.data.pipeline import (Pipeline, TrainSource, train_batches,
                                       weights_of)
 from oxyrec_jax.data.dataset import Dataset
+from oxyrec_jax.models.config import ModelConfig
 from oxyrec_jax.models.generator import Generator
 from oxyrec_jax.tokenizer.catalogue import Catalogue
+from oxyrec_jax.train import beginning
 from oxyrec_jax.train import step as step_lib
 from oxyrec_jax.train.objective import ObjectiveConfig
 
@@ -44,6 +46,9 @@ class TrainConfig:
       checkpoint_every: steps between checkpoints; evaluations save too.
       metric: the validation figure whose best parameters are kept.
       patience: evaluations without a better metric after which to stop; 0 never.
+      start_from: a work directory, one of its runs, or a run's `best`, whose parameters
+        the run begins with (fine-tuning); of a work directory the run of the same
+        seed. Step and optimiser begin anew. "": random parameters.
       pipeline: how batches are made.
       optimizer: how parameters move.
       objective: the terms of the loss.
@@ -55,6 +60,7 @@ class TrainConfig:
     checkpoint_every: int = 500
     metric: str = "item.ndcg@10"
     patience: int = 0
+    start_from: str = ""
     pipeline: Pipeline = Pipeline()
     optimizer: step_lib.OptimizerConfig = step_lib.OptimizerConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -87,8 +93,8 @@ class Outcome:
 
 def train(model: Generator, dataset: Dataset, catalogue: Catalogue, cfg: TrainConfig,
           folder: pathlib.Path, *, seed: int, evaluate: Evaluate,
-          mesh: Mesh | None = None, flops_per_target: float = 0.0,
-          peak_flops: float = math.inf) -> Outcome:
+          mesh: Mesh | None = None, start: Callable[[], Any] | None = None,
+          flops_per_target: float = 0.0, peak_flops: float = math.inf) -> Outcome:
     """Trains until the last step or until the metric stops rising.
 
     Args:
@@ -101,6 +107,8 @@ def train(model: Generator, dataset: Dataset, catalogue: Catalogue, cfg: TrainCo
       seed: of parameters, batches and dropout.
       evaluate: gives figures of a set of parameters on the validation split.
       mesh: the devices; all, as data parallel, by default.
+      start: reads the parameters to begin with, NumPy arrays; asked only by a run that
+        has no checkpoint yet. None: random ones.
       flops_per_target: of a training step, for the achieved FLOP/s in the log.
       peak_flops: FLOP/s of all devices together, for the MFU in the log.
 
@@ -108,15 +116,16 @@ def train(model: Generator, dataset: Dataset, catalogue: Catalogue, cfg: TrainCo
       `Outcome`.
 
     Raises:
-      InputError: the folder holds a run of another configuration, or the loss is not
-        finite: the message names the steps.
+      InputError: the folder holds a run of another configuration, `start` gives those
+        of another network, or the loss is not finite: the message names the steps.
     """
     mesh = parallel.make_mesh() if mesh is None else mesh
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"train": dataclasses.asdict(cfg),
                 "model": dataclasses.asdict(model.cfg),
                 "widths": list(model.widths), "seed": seed}
-    _check_same_run(folder / "run.json", settings)
+    beginning.check_same_run(folder / "run.json", settings,
+                             {"train": TrainConfig(), "model": ModelConfig()})
     cfg = dataclasses.replace(cfg, pipeline=_with_columns(cfg.pipeline, model, dataset))
     batches = train_batches(
         dataset, cfg.pipeline, seed=seed, process_index=jax.process_index(),
@@ -139,6 +148,8 @@ def train(model: Generator, dataset: Dataset, catalogue: Catalogue, cfg: TrainCo
             _log.info("continuing %s after step %d", folder, run.done)
         else:
             run.truncate_log(0)
+            if start is not None:
+                state = beginning.start_from(state, shardings, start(), cfg.start_from)
         return run.until_done(state, batches, step, catalogue, mesh)
 
 
@@ -340,26 +351,6 @@ def _write_params(folder: pathlib.Path, params: Any, step: int) -> None:
     arrays = {"/".join(str(key.key) for key in path): leaf for path, leaf in flat}
     artifacts.write_bundle(folder, kind="parameters", version=1, arrays=arrays,
                            facts={"step": step, "names": sorted(arrays)})
-
-
-def _check_same_run(path: pathlib.Path, settings: dict[str, Any]) -> None:
-    settings = json.loads(json.dumps(settings))
-    if path.exists():
-        found = artifacts.read_json(path)
-        if found != settings:
-            raise InputError(
-                f"{path.parent} holds a run with another configuration "
-                f"({', '.join(_differences(found, settings))}); use another work "
-                "directory, or delete it to start anew")
-    elif jax.process_index() == 0:
-        artifacts.write_json(path, settings)
-
-
-def _differences(one: Any, other: Any, name: str = "") -> list[str]:
-    if isinstance(one, dict) and isinstance(other, dict):
-        return [line for key in sorted(one.keys() | other.keys()) for line in
-                _differences(one.get(key), other.get(key), f"{name}.{key}".lstrip("."))]
-    return [] if one == other else [f"{name}: {one!r} there, {other!r} now"]
 
 
 def _to_host(leaf: jax.Array) -> np.ndarray:

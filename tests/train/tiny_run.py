@@ -34,12 +34,13 @@ def figure(params):
     return {"figure": float(np.sin(100 * np.sum(params["code_vectors"])))}
 
 
-def run(data, work, *, mesh=None, evaluate=figure, seed=0, model=MODEL, **options):
+def run(data, work, *, mesh=None, evaluate=figure, seed=0, model=MODEL, start=None,
+        **options):
     """Trains the small model; options are fields of `TrainConfig`."""
     catalogue, _ = tiny_world.make_items(successors=tiny_world.successors_of(data))
     return train(tiny_world.make_model(**model), data, catalogue,
                  dataclasses.replace(CONFIG, **options), pathlib.Path(work), seed=seed,
-                 evaluate=evaluate, mesh=mesh)
+                 evaluate=evaluate, mesh=mesh, start=start)
 
 
 def main(options):
