@@ -1,0 +1,1 @@
+"""What a recommendation is worth: components, and their mapping to one number."""
