@@ -34,8 +34,8 @@ __all__ = ["Asked", "Ready", "Workspace", "add_items", "evaluate", "flops_per_ta
            "report", "retire_items", "tokenize", "train", "versions"]
 
 _log = logging.getLogger(__name__)
-
 _START = "start.json"  # in a run's folder: what it was started from
+
 
 def prepare(space: Workspace) -> dict[str, Any]:
     """Reads the log and writes the prepared data set; returns its counts."""
@@ -101,17 +101,17 @@ def train(space: Workspace, seeds: Sequence[int] | None = None) -> dict[str, Any
     _log.info("MFU is told against a %s peak of %.0f GFLOP/s", origin, peak / 1e9)
     for seed in seeds:
         begin_run(space, seed, ready.ids)
-    space.save()
         if cfg.train.start_from and not (space.run(seed) / _START).exists():
             start_of(space, seed, ready.ids)  # refused before anything is compiled
+    space.save()
     for seed in seeds:
         start = time.monotonic()
         outcome = loop.train(
             ready.model, ready.dataset, ready.catalogue, cfg.train, space.run(seed),
             seed=seed, mesh=mesh, evaluate=functools.partial(_validate, space, ready),
-            flops_per_target=flops, peak_flops=peak)
             start=(functools.partial(_start, space, ready, seed)
                    if cfg.train.start_from else None),
+            flops_per_target=flops, peak_flops=peak)
         found[f"seed{seed}"] = {
             cfg.train.metric: outcome.best, "best_step": outcome.best_step,
             "steps": outcome.steps, "seconds": round(time.monotonic() - start, 1)}
@@ -191,12 +191,6 @@ def flops_per_target(space: Workspace, ready: Ready) -> float:
     return 3 * found.total / (int(lengths.sum()) if causal else len(lengths))
 
 
-def _validate(space: Workspace, ready: Ready, params: Any) -> Mapping[str, float]:
-    cfg = space.cfg
-    lists, numbers = recommend_split(
-        ready.model, params, ready.dataset, "valid", ready.catalogue, ready.leaves,
-        history=cfg.train.pipeline.history, beams=min(20, ready.dataset.num_items),
-        every=cfg.quick_evaluations, what="validating")
 def _start(space: Workspace, ready: Ready, seed: int) -> Any:
     """The parameters that a run begins with; writes down which they are."""
     folder = start_of(space, seed, ready.ids)
@@ -208,6 +202,12 @@ def _start(space: Workspace, ready: Ready, seed: int) -> Any:
     return params
 
 
+def _validate(space: Workspace, ready: Ready, params: Any) -> Mapping[str, float]:
+    cfg = space.cfg
+    lists, numbers = recommend_split(
+        ready.model, params, ready.dataset, "valid", ready.catalogue, ready.leaves,
+        history=cfg.train.pipeline.history, beams=min(20, ready.dataset.num_items),
+        every=cfg.quick_evaluations, what="validating")
     events = rows.of_dataset(ready.dataset)
     wanted = rows.expand(events, ready.dataset.split("valid")).item[numbers]
     ranks = metrics.ranks(lists.items, wanted)

@@ -19,13 +19,13 @@ from typing import Any
 from oxyrec_jax import artifacts, config
 from oxyrec_jax.base import InputError
 from oxyrec_jax.config import Experiment
-from oxyrec_jax.tokenizer.sid_table import SemanticIds
 from oxyrec_jax.models.config import ModelConfig
-
+from oxyrec_jax.tokenizer.sid_table import SemanticIds
 from oxyrec_jax.train.beginning import completed
 from oxyrec_jax.train.loop import TrainConfig
 
 _IDS = "semantic_ids.json"  # beside each run: which ones it learns
+
 
 @dataclasses.dataclass(frozen=True)
 class Workspace:
@@ -148,11 +148,6 @@ def check_run(space: Workspace, seed: int, ids: SemanticIds) -> None:
         *_changes("train.pipeline.history", history, space.cfg.train.pipeline.history)])
 
 
-def _ids_of(space: Workspace, seed: int) -> pathlib.Path:
-    return space.run(seed) / _IDS
-
-
-def _digests(ids: SemanticIds) -> dict[str, str]:
 def start_of(space: Workspace, seed: int, ids: SemanticIds) -> pathlib.Path:
     """Folder of the parameters that a run of the experiment starts from.
 
@@ -185,6 +180,11 @@ def start_of(space: Workspace, seed: int, ids: SemanticIds) -> pathlib.Path:
     return found[0]
 
 
+def _ids_of(space: Workspace, seed: int) -> pathlib.Path:
+    return space.run(seed) / _IDS
+
+
+def _digests(ids: SemanticIds) -> dict[str, str]:
     return {"dataset": ids.manifest["dataset"],
             "codes": ids.manifest["root"]}  # the same while no old item moves
 
