@@ -179,6 +179,53 @@ class Train(Verb):
 
 
 @dataclasses.dataclass(frozen=True)
+class Think(Verb):
+    """Write instructions near-line: reason about users and fill the instruction store.
+
+    By the rules of the simulated shop, which are no language model, or by any server
+    with the OpenAI protocol; its key comes from an environment variable or a file
+    (think.endpoint.key_variable, think.endpoint.key_file). Without a choice all users
+    of the log are reasoned about as of its end. Killed and started again, it continues.
+
+    Examples:
+    $ oxyrec think --workdir runs/quickstart
+    $ oxyrec think --workdir runs/quickstart --since 2024-12-30 --now 2024-12-31
+    $ oxyrec think --workdir runs/quickstart --before test
+    $ oxyrec think --workdir runs/live --states users.jsonl
+    $ oxyrec think --set think.endpoint.url=http://gpu/v1 --set think.endpoint.model=m
+    """
+
+    states: Annotated[pathlib.Path | None, arg(
+        metavar="FILE", help_behavior_hint="", help="User states, one JSON object a "
+        "line, in place of the log's (docs/thinking.md).")] = None
+    since: Annotated[str | None, arg(
+        metavar="TIME", help_behavior_hint="", help="Replay the log from then on: who "
+        "changed, once for each window (think.window, 300 s).")] = None
+    now: Annotated[str | None, arg(
+        metavar="TIME", help_behavior_hint="(default: the end of the log; with "
+        "--states the clock)", help="The moment that is taken for now; nothing later "
+        "is read. Seconds since 1970, or a date such as 2024-12-30T18:00.")] = None
+    before: Annotated[str | None, arg(
+        metavar="SPLIT", help_behavior_hint="", help="For the requests of train, valid "
+        "or test: their users, as of the window that ended before.")] = None
+    shard: Annotated[int, arg(help="Which part of the users, from 0.")] = 0
+    shards: Annotated[int, arg(help="How many parts there are; run one process for "
+                               "each.")] = 1
+
+    def begin(self) -> Any:
+        from oxyrec_jax import config
+        if self.states is None or (self.workdir / "experiment.json").exists():
+            return None
+        return config.Experiment()
+
+    def work(self) -> dict[str, Any]:
+        from oxyrec_jax import slow_thinking
+        wanted = slow_thinking.Wanted(self.states, self.since, self.now, self.before,
+                                      self.shard, self.shards)
+        return slow_thinking.think(self.space(), wanted)
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluate(Verb):
     """Judge the trained runs beside untrained baselines.
 
@@ -192,8 +239,9 @@ class Evaluate(Verb):
         "a model that mixes them in.")] = False
     instructions: Annotated[str | None, arg(
         metavar="KIND", help_behavior_hint="(default: the experiment's)",
-        help="Texts that a simulated shop's requests carry, for a network that reads "
-        "them: oracle, noisy, wrong, query or none.")] = None
+        help="Texts that the requests carry, for a network that reads them: store "
+        "(what oxyrec think wrote), or of a simulated shop oracle, noisy, wrong, query "
+        "or none.")] = None
 
     def work(self) -> dict[str, Any]:
         from oxyrec_jax import workflow
@@ -265,7 +313,8 @@ class Inspect(Verb):
 
 VERBS: dict[str, type[Verb]] = {
     "quickstart": Quickstart, "prepare": Prepare, "tokenize": Tokenize, "train": Train,
-    "evaluate": Evaluate, "recommend": Recommend, "report": Report, "inspect": Inspect}
+    "think": Think, "evaluate": Evaluate, "recommend": Recommend, "report": Report,
+    "inspect": Inspect}
 
 
 def main(arguments: list[str] | None = None) -> None:

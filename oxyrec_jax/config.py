@@ -7,6 +7,7 @@ docstring gives the command, the time, the device and the figures to expect.
 import dataclasses
 import importlib.util
 import pathlib
+import typing
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from oxyrec_jax.data.shop.instructions import InstructionSource
 from oxyrec_jax.evaluate.evaluation import EvaluateConfig
 from oxyrec_jax.models.config import ModelConfig
 from oxyrec_jax.parallel import MeshConfig
+from oxyrec_jax.thinking.settings import ThinkSettings
 from oxyrec_jax.tokenizer.build import TokenizerConfig
 from oxyrec_jax.tokenizer.embeddings import EmbeddingConfig
 from oxyrec_jax.train.loop import TrainConfig
@@ -38,6 +40,7 @@ class Experiment:
       evaluate: how it is judged.
       instructions: the texts of a simulated shop's requests, for a network that reads
         them (model.instructions.reasoning).
+      think: how instructions are written near-line, kept and read.
       mesh: how devices are laid out.
       beams: K of the beam search in evaluation; lists are as long.
       quick_evaluations: in training, answer each so-many-th batch of the validation
@@ -53,6 +56,7 @@ class Experiment:
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     instructions: InstructionSource = InstructionSource()
+    think: ThinkSettings = ThinkSettings()
     mesh: MeshConfig = MeshConfig()
     beams: int = 50
     quick_evaluations: int = 1
@@ -120,12 +124,15 @@ def with_settings(cfg: Experiment, settings: Sequence[str]) -> Experiment:
                              "train.steps=50")
         place, *rest = [values, *name.split(".")]
         for depth, part in enumerate(rest):
-            if not isinstance(place, dict) or part not in place:
-                known = ", ".join(place) if isinstance(place, dict) else "nothing"
+            known = list(place) if isinstance(place, dict) else []
+            known += [field for field in _fields(rest[:depth]) if field not in known]
+            if not isinstance(place, dict) or part not in known:
                 where = ".".join(rest[:depth]) or "the experiment"
                 raise InputError(f"--set {setting}: {where} has no field {part!r}; it "
-                                 f"has {known}")
+                                 f"has {', '.join(known) or 'nothing'}")
             if depth + 1 < len(rest):
+                if place.get(part) is None and _fields(rest[:depth + 1]):
+                    place[part] = {}  # a part that is left out by default begins here
                 place = place[part]
         try:
             place[rest[-1]] = yaml.safe_load(text)
@@ -149,7 +156,7 @@ def from_dict(values: dict[str, Any], where: str) -> Experiment:
     Raises:
       InputError: an unknown or missing field or a value of a wrong type, named.
     """
-    _check_names(values, to_dict(Experiment()), where, "")
+    _check_names(values, [], where)
     try:
         return pydantic.TypeAdapter(Experiment).validate_python(values)
     except pydantic.ValidationError as error:
@@ -157,15 +164,31 @@ def from_dict(values: dict[str, Any], where: str) -> Experiment:
         if first["type"] == "value_error":  # one of our own sentences
             raise InputError(f"{where}: {first['ctx']['error']}") from error
         name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing":
+            raise InputError(f"{where}: {name} is missing; give it too") from error
         raise InputError(f"{where}: {name} is {first['input']!r}: {first['msg']}"
                          ) from error
 
 
-def _check_names(values: Any, known: Any, where: str, prefix: str) -> None:
-    if not isinstance(values, dict) or not isinstance(known, dict):
+def _check_names(values: Any, path: list[str], where: str) -> None:
+    known = _fields(path)
+    if not isinstance(values, dict) or not known:
         return
     for name, value in values.items():
         if name not in known:
-            raise InputError(f"{where}: unknown field {prefix}{name}; known here: "
-                             f"{', '.join(known)}")
-        _check_names(value, known[name], where, f"{prefix}{name}.")
+            raise InputError(f"{where}: unknown field {'.'.join([*path, name])}; known "
+                             f"here: {', '.join(known)}")
+        _check_names(value, [*path, name], where)
+
+
+def _fields(path: Sequence[str]) -> list[str]:
+    """Names of the fields of a part of the experiment, also of one that may be None;
+    none where the path leads to a value or a mapping."""
+    part: Any = Experiment
+    for name in path:
+        kind = typing.get_type_hints(part).get(name)
+        part = next((one for one in (kind, *typing.get_args(kind))
+                     if dataclasses.is_dataclass(one)), None)
+        if part is None:
+            return []
+    return [field.name for field in dataclasses.fields(part)]

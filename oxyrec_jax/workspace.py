@@ -2,6 +2,7 @@
 
     data/              prepared data set               `prepare`
     instructions/      texts of requests, by kind    where a network reads them
+    think/             instruction store, its history, journals, answers   `think`
     semantic_ids/      codes, codebooks, quality       `tokenize`
     semantic_ids.html  every figure of them explained; .json: the same
     train/seed<n>/     checkpoints, log, best          `train`
@@ -50,6 +51,10 @@ class Workspace:
         """Folder of the instructions of one kind."""
         return self.folder / "instructions" / kind
 
+    @property
+    def thinking(self) -> pathlib.Path:
+        return self.folder / "think"
+
     def run(self, seed: int) -> pathlib.Path:
         """Folder of one training run."""
         return self.folder / "train" / f"seed{seed}"
@@ -74,8 +79,8 @@ def open_workspace(folder: pathlib.Path, cfg: Experiment | None,
     Args:
       folder: the work directory; made if it is not there.
       cfg: the experiment; None takes the one that the directory was made with.
-      settings: "dotted.name=value" changes. The steps prepare, tokenize and train keep
-        them in the directory; for the others they hold once.
+      settings: "dotted.name=value" changes. The steps prepare, tokenize, train, think
+        keep them in the directory; for the others they hold once.
 
     Raises:
       InputError: no experiment given and none in the directory, or a bad setting.

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
 from oxyrec_jax import config, quickstart
 from oxyrec_jax.base import InputError
 from oxyrec_jax.llm import Endpoint
+from oxyrec_jax.thinking.opening import StoreConfig
+from oxyrec_jax.thinking.prompts import PromptConfig
 
 DEFAULT = config.Experiment()
 
@@ -16,8 +19,12 @@ DEFAULT = config.Experiment()
     DEFAULT, quickstart.get_config(), quickstart.tiny(),
     dataclasses.replace(DEFAULT, name="ünï", seeds=(3, 1), text=dataclasses.replace(
         DEFAULT.text, source="endpoint",
-        endpoint=Endpoint(url="http://localhost:1/v1", model="m")))],
-    ids=["default", "quickstart", "tiny", "endpoint"])
+        endpoint=Endpoint(url="http://localhost:1/v1", model="m"))),
+    dataclasses.replace(DEFAULT, think=dataclasses.replace(
+        DEFAULT.think, endpoint=Endpoint(url="http://localhost:1/v1", model="m"),
+        prompts=PromptConfig(kinds=("rewrite", "intent"), language="zh"),
+        store=StoreConfig(backend="redis", ttl=None), window=60))],
+    ids=["default", "quickstart", "tiny", "endpoint", "think"])
 def test_round_trip_through_json(cfg):
     text = json.dumps(config.to_dict(cfg), allow_nan=False)
     assert config.from_dict(json.loads(text), "here") == cfg
@@ -38,6 +45,12 @@ def test_round_trip_through_json(cfg):
     ("name=My shop", lambda cfg: cfg.name == "My shop"),
     ("text.dimension=null", lambda cfg: cfg.text.dimension is None),
     ("seeds=[0, 1, 2]", lambda cfg: cfg.seeds == (0, 1, 2)),
+    ("think.window=60", lambda cfg: cfg.think.window == 60),
+    ("think.prompts.kinds=[intent]",
+     lambda cfg: cfg.think.prompts.kinds == ("intent",)),
+    ("think.store.ttl=null", lambda cfg: cfg.think.store.ttl is None),
+    ("think.read.deadline=0.5", lambda cfg: cfg.think.read.deadline == 0.5),
+    ("think.budget.requests=9", lambda cfg: cfg.think.budget.requests == 9),
 ])
 def test_a_setting_changes_its_field_and_no_other(setting, read):
     changed = config.with_settings(DEFAULT, [setting])
@@ -49,6 +62,31 @@ def test_a_setting_changes_its_field_and_no_other(setting, read):
             values = values[part]
         values.pop(name[-1])
     assert one == other
+
+
+def test_a_part_that_is_left_out_by_default_is_filled_field_by_field():
+    found = config.with_settings(DEFAULT, [
+        "think.endpoint.url=http://localhost:1/v1", "think.endpoint.model=m",
+        "think.endpoint.concurrency=3"])
+    assert found.think.endpoint == Endpoint("http://localhost:1/v1", "m", concurrency=3)
+    assert found.text.endpoint is None
+
+
+@pytest.mark.parametrize("settings, words", [
+    (["think.endpoint.url=http://x/v1"], "think.endpoint.model is missing"),
+    (["think.endpoint.urll=x"],
+     "think.endpoint has no field 'urll'; it has url, model"),
+    (["think.endpoint={url: u, model: m, timeoutt: 5}"],
+     "unknown field think.endpoint.timeoutt; known here: url, model"),
+    (["think.engine=spark"], "think.engine is 'spark', expected process or ray"),
+    (["think.store.backend=sqlite"], "'sqlite', expected lmdb or redis"),
+    (["think.window=0"], "think.window is 0 s"),
+    (["think.prompts.kinds=[poem]"], "'poem', expected one or more of reasoning"),
+    (["think.gate.language=xx"], "language is 'xx'"),
+])
+def test_what_slow_thinking_cannot_be_is_named(settings, words):
+    with pytest.raises(InputError, match=re.escape(words)):
+        config.with_settings(DEFAULT, settings)
 
 
 def test_settings_together_may_be_what_neither_is_alone():

@@ -18,13 +18,14 @@ ROWS = (
     ("parallel", "profiling", "losses", "metrics", "llm"),
     ("chat",),
     ("data", "models", "thinking", "rewards", "checkpoint"),
-    ("tokenizer",),
+    ("tokenizer", "user_states"),
     ("decode",),
     ("train", "evaluate"),
     ("serve", "report", "config"),
     ("workspace",),
+    ("instruction_store",),
     ("ready", "quickstart"),  # what a configuration names; one configuration
-    ("answers",),
+    ("answers", "slow_thinking"),
     ("workflow",),
     ("inspection", "printing"),  # what the command line shows
     ("cli",),

@@ -1,7 +1,8 @@
 """What a near-line run has asked for and finished, so that a rerun knows.
 
-One row for each user and kind in a SQLite file, the latest window only. A question is
-noted before it is sent, and as done after its instruction is in the store:
+One row for each user and kind in a SQLite file, the latest window only; states with a
+window of their own are noted each under a kind of its own (`UserState.kind_at`). A
+question is noted before it is sent, and as done after its instruction is in the store:
 
     nothing noted  nobody was asked
     asked          sent; the answer is in the cache of answers, or nobody knows it
@@ -78,19 +79,19 @@ class Journal:
                                    "(?, ?, ?, ?, ?)",
                                    (user, kind, window, digest, _ASKED))
 
-    def finish(self, pairs: Iterable[tuple[str, str]], window: int) -> None:
-        """Notes that these are done, in one step."""
+    def finish(self, done: Iterable[tuple[str, str, int]]) -> None:
+        """Notes that these (user, kind, window) are done, in one step."""
         with self._step():
             self._database.executemany(
                 "INSERT OR REPLACE INTO notes VALUES (?, ?, ?, NULL, ?)",
-                [(*pair, window, _DONE) for pair in pairs])
+                [(*job, _DONE) for job in done])
 
-    def forget(self, pairs: Iterable[tuple[str, str]], window: int) -> None:
+    def forget(self, jobs: Iterable[tuple[str, str, int]]) -> None:
         """Takes back that these were asked, since nobody can have billed them."""
         with self._step():
             self._database.executemany(
                 "DELETE FROM notes WHERE user = ? AND kind = ? AND window = ?",
-                [(*pair, window) for pair in pairs])
+                list(jobs))
 
     def in_doubt(self) -> Iterator[tuple[str, str, int]]:
         """Yields (user, kind, window) of questions without a noted end.

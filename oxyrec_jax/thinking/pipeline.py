@@ -27,9 +27,9 @@ from oxyrec_jax.thinking.gate import GateConfig
 from oxyrec_jax.thinking.journal import Journal
 from oxyrec_jax.thinking.prompts import Prompt, PromptConfig
 from oxyrec_jax.thinking.reasoner import Budget, Reply
+from oxyrec_jax.thinking.recording import Sink
 from oxyrec_jax.thinking.records import Version, make_key
 from oxyrec_jax.thinking.states import UserState, shard_of
-from oxyrec_jax.thinking.store import Store
 
 Embed = Callable[[Sequence[str]], np.ndarray]  # N texts to [N, D]
 
@@ -69,7 +69,7 @@ class Summary:
       model: who answered.
       users: states given.
       other_shard: left to other shards.
-      repeated: a user given before in this run.
+      repeated: a user given before in this run, of the same window.
       bad_id: the id cannot be a key of the store.
       already: done in this window, or in a later one, by an earlier run.
       no_data: nothing to reason from.
@@ -115,9 +115,10 @@ class Summary:
 
 
 def think_by_llm(
-    states: Iterable[UserState], endpoint: llm.Endpoint, embed: Embed, store: Store,
+    states: Iterable[UserState], endpoint: llm.Endpoint, embed: Embed, store: Sink,
     folder: str | os.PathLike, cfg: ThinkConfig = ThinkConfig(), *, window: int,
     encoder: str = "", total: int | None = None,
+    answers: str | os.PathLike | None = None,
 ) -> Summary:
     """Writes the instructions of one window with a language model.
 
@@ -135,6 +136,8 @@ def think_by_llm(
       window: end of the window that the states have seen, seconds since 1970.
       encoder: name of what `embed` is.
       total: how many states there are, for the progress shown.
+      answers: folder of the cache of answers, where that is another one; journals may
+        then be begun anew and nothing is paid twice.
 
     Returns:
       What happened.
@@ -143,11 +146,11 @@ def think_by_llm(
       InputError: a setting, the key, the folder or the store is not usable, or another
         run of this shard is at work. A model that does not answer is counted instead.
     """
-    place = _shard_place(folder, cfg)
+    place = shard_place(folder, cfg)
+    cache = f"{place if answers is None else shard_place(answers, cfg)}.answers.sqlite"
 
     async def run() -> Summary:
-        async with reasoner.open_llm(endpoint, cfg.chat, cfg.budget,
-                                     f"{place}.answers.sqlite") as who:
+        async with reasoner.open_llm(endpoint, cfg.chat, cfg.budget, cache) as who:
             return await think(states, who, embed, store, journal, cfg, window=window,
                                encoder=encoder, price=endpoint.price, total=total)
     with Journal(f"{place}.journal.sqlite") as journal:
@@ -156,7 +159,7 @@ def think_by_llm(
 
 def think_by_rules(
     states: Iterable[UserState], rules: Iterable[reasoner.Rule], embed: Embed,
-    store: Store, folder: str | os.PathLike, cfg: ThinkConfig = ThinkConfig(), *,
+    store: Sink, folder: str | os.PathLike, cfg: ThinkConfig = ThinkConfig(), *,
     window: int, encoder: str = "", total: int | None = None,
 ) -> Summary:
     """As `think_by_llm`, by the rules of a knowledge base: no model, nothing is paid.
@@ -164,7 +167,7 @@ def think_by_rules(
     Args:
       rules: such as those of `data.shop.load_knowledge()`.
     """
-    place = _shard_place(folder, cfg)
+    place = shard_place(folder, cfg)
     with Journal(f"{place}.journal.sqlite") as journal:
         return asyncio.run(think(
             states, reasoner.RuleReasoner(rules), embed, store, journal, cfg,
@@ -172,7 +175,7 @@ def think_by_rules(
 
 
 async def think(
-    states: Iterable[UserState], who: reasoner.Reasoner, embed: Embed, store: Store,
+    states: Iterable[UserState], who: reasoner.Reasoner, embed: Embed, store: Sink,
     journal: Journal, cfg: ThinkConfig, *, window: int, encoder: str = "",
     price: float = 0.0, total: int | None = None,
 ) -> Summary:
@@ -197,9 +200,13 @@ def judge_reply(reply: Reply, cfg: ThinkConfig, knowledge=frozenset()
 
 def store_instructions(
     users: Sequence[str], kinds: Sequence[str], texts: Sequence[str], embed: Embed,
-    store: Store, cfg: ThinkConfig, *, model: str, encoder: str, window: int,
+    store: Sink, cfg: ThinkConfig, *, model: str, encoder: str,
+    window: int | Sequence[int],
 ) -> np.ndarray:
     """Embeds and stores N instructions; safe to repeat.
+
+    Args:
+      window: of all, or one for each.
 
     Returns:
       `[N]` int8, an `Outcome` each.
@@ -208,13 +215,13 @@ def store_instructions(
     if not len(users):
         return outcomes
     vectors = np.asarray(embed(list(texts)))
-    of_kind = np.array(kinds, object)
+    of_kind, windows = np.array(kinds, object), np.broadcast_to(window, len(users))
     for kind in dict.fromkeys(kinds):
         rows = np.flatnonzero(of_kind == kind).tolist()
         name = prompts.prompt_version(kind, cfg.prompts)
         outcomes[rows] = store.put_many(
             [users[row] for row in rows], [texts[row] for row in rows], vectors[rows],
-            version=Version(cfg.version, model, name, encoder), window=window,
+            version=Version(cfg.version, model, name, encoder), window=windows[rows],
             kind=kind)
     return outcomes
 
@@ -222,7 +229,7 @@ def store_instructions(
 class _Run:
     """One run over one shard of one window."""
 
-    def __init__(self, who: reasoner.Reasoner, embed: Embed, store: Store,
+    def __init__(self, who: reasoner.Reasoner, embed: Embed, store: Sink,
                  journal: Journal, cfg: ThinkConfig, window: int, encoder: str,
                  price: float):
         self.who, self.embed, self.store, self.journal = who, embed, store, journal
@@ -230,7 +237,7 @@ class _Run:
         self.summary = Summary(window=window, model=who.name)
         self.refused: collections.Counter = collections.Counter()
         self.errors: collections.Counter = collections.Counter()
-        self.seen: set[str] = set()
+        self.seen: set[tuple[str, int]] = set()
 
     async def work(self, states: Iterable[UserState], total: int | None) -> Summary:
         begun, out = time.monotonic(), self.summary
@@ -264,18 +271,21 @@ class _Run:
         for batch in reasoner.batched(states, cfg.batch):
             out.users += len(batch)
             ours = self.ours(batch)
-            pairs = [(state.user, kind) for state in ours for kind in cfg.prompts.kinds]
+            pairs = [(state.user, state.kind_at(kind)) for state in ours
+                     for kind in cfg.prompts.kinds]
             notes = self.journal.notes([pair for pair in pairs if make_key(*pair)])
             for state in ours:
+                window = state.window or self.window
                 for kind in cfg.prompts.kinds:
-                    note, asked = notes.get((state.user, kind)), None
-                    if note is not None and note.window >= self.window:
-                        if note.asked is None or note.window > self.window:
+                    pair = state.user, state.kind_at(kind)
+                    note, asked = notes.get(pair), None
+                    if note is not None and note.window >= window:
+                        if note.asked is None or note.window > window:
                             out.already += 1
                             continue
                         asked = note.asked
                     prompt = prompts.build_prompt(state, kind, cfg.prompts)
-                    if make_key(state.user, kind) is None:
+                    if make_key(*pair) is None:
                         out.bad_id += 1
                     elif prompt is None:
                         out.no_data += 1
@@ -290,45 +300,51 @@ class _Run:
         for state in batch:
             if shard_of(state.user, self.cfg.shards) != self.cfg.shard:
                 self.summary.other_shard += 1
-            elif state.user in self.seen:
+            elif (state.user, state.window) in self.seen:
                 self.summary.repeated += 1
             else:
-                self.seen.add(state.user)
+                self.seen.add((state.user, state.window))
                 taken.append(state)
         return taken
 
     def asking(self, prompt: Prompt, digest: bytes) -> None:
-        self.journal.ask(prompt.state.user, prompt.kind, self.window, digest)
+        self.journal.ask(*self.job(prompt), digest)
+
+    def job(self, prompt: Prompt) -> tuple[str, str, int]:
+        """Returns how the journal notes a prompt."""
+        state = prompt.state
+        return (state.user, state.kind_at(prompt.kind), state.window or self.window)
 
     def finish(self, replies: Sequence[Reply]) -> None:
         """Judges, embeds and stores a batch, then notes it as done."""
         done, free, good = [], [], []
         for reply in replies:
-            pair = reply.prompt.state.user, reply.prompt.kind
+            job = self.job(reply.prompt)
             verdict, orders = judge_reply(reply, self.cfg, self.who.knowledge)
             self.count(reply, orders)
             if verdict.text is not None:
-                good.append((*pair, verdict.text))
-                done.append(pair)
+                good.append((job[0], reply.prompt.kind, verdict.text, job[2]))
+                done.append(job)
             elif verdict.reason:
                 self.refused[verdict.reason] += 1
-                done.append(pair)
+                done.append(job)
             elif reply.asked and reply.answer.billed:
-                done.append(pair)
+                done.append(job)
             elif reply.asked and reply.answer.billed is False:
-                free.append(pair)
+                free.append(job)
         if good:
+            *columns, windows = zip(*good)
             outcomes = store_instructions(
-                *zip(*good), self.embed, self.store, self.cfg,  # type: ignore
-                model=self.who.name, encoder=self.encoder, window=self.window)
+                *columns, self.embed, self.store, self.cfg,  # type: ignore[arg-type]
+                model=self.who.name, encoder=self.encoder, window=windows)
             out = self.summary
             out.passed += len(good)
             out.stored += int((outcomes == Outcome.WRITTEN).sum())
             out.unchanged += int((outcomes == Outcome.UNCHANGED).sum())
             out.older += int((outcomes == Outcome.OLDER).sum())
-        self.journal.finish(done, self.window)
+        self.journal.finish(done)
         if free:
-            self.journal.forget(free, self.window)
+            self.journal.forget(free)
 
     def count(self, reply: Reply, orders: int) -> None:
         out, answer = self.summary, reply.answer
@@ -343,8 +359,12 @@ class _Run:
             self.errors[answer.error] += 1
 
 
-def _shard_place(folder: str | os.PathLike, cfg: ThinkConfig) -> str:
-    """Returns how the names of this shard's files begin."""
+def shard_place(folder: str | os.PathLike, cfg: ThinkConfig) -> str:
+    """Returns how the names of this shard's files begin, and makes their folder.
+
+    Raises:
+      InputError: a setting of the run, or the folder, cannot be used.
+    """
     prompts.check_prompts(cfg.prompts)
     gate.check_gate(cfg.gate)
     if cfg.batch < 1 or not 0 <= cfg.shard < cfg.shards:

@@ -30,6 +30,8 @@ class UserState:
       time, place, weather, holiday: in words, empty where not known.
       profile: such as {"life": "baby", "pet": "dog"}.
       facts: names of a knowledge base's facts that hold, such as "cold" and "baby".
+      window: end of the window of behaviour that it has seen, seconds since 1970, where
+        that is not the run's, as in a log that is replayed; 0: the run's.
     """
 
     user: str
@@ -41,6 +43,11 @@ class UserState:
     holiday: str = ""
     profile: Mapping[str, str] = dataclasses.field(default_factory=dict)
     facts: tuple[str, ...] = ()
+    window: int = 0
+
+    def kind_at(self, kind: str) -> str:
+        """Names a kind of instruction where windows of their own stand apart."""
+        return f"{kind}.{self.window}" if self.window else kind
 
 
 def state_to_json(state: UserState) -> str:
@@ -70,7 +77,7 @@ def state_from_json(line: str, where: str) -> UserState:
             raise InputError(f"{where} has a field {name} of another type; history is "
                              "a list of {title, behaviour, time}, searches and facts "
                              "are lists of strings, profile maps strings to strings, "
-                             "all others are strings")
+                             "window is a whole number from 0, all others are strings")
     history = tuple(Deed(**deed) for deed in told.get("history", ()))
     lists = {name: tuple(told.get(name, ())) for name in ("searches", "facts")}
     return UserState(**{**told, **lists, "history": history})
@@ -106,6 +113,8 @@ def _fits(name: str, value: Any) -> bool:
     if name == "profile":
         return isinstance(value, dict) and all(
             isinstance(one, str) for one in value.values())
+    if name == "window":
+        return type(value) is int and value >= 0
     return isinstance(value, str)
 
 

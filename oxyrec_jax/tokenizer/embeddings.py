@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -111,19 +112,40 @@ def describe_encoder(cfg: EmbeddingConfig) -> dict[str, Any]:
                      f"{', '.join(SOURCES)}")
 
 
-def _embed(texts: list[str], cfg: EmbeddingConfig, cache: pathlib.Path) -> np.ndarray:
+def encode_texts(texts: list[str], cfg: EmbeddingConfig,
+                 cache_folder: str | os.PathLike,
+                 advance: Callable[[int], None] = lambda count: None) -> np.ndarray:
+    """Embeds a few texts that come as they come, as instructions do.
+
+    As `embed_texts`, but that nothing is kept on disk except what an endpoint was paid
+    for, nothing is shown, and a file, which holds vectors of items, is refused.
+
+    Args:
+      advance: called with how many more texts an endpoint has done.
+    """
+    describe_encoder(cfg)
+    if cfg.source == "file":
+        raise InputError("text.source is \"file\", which holds vectors of items and "
+                         "cannot embed instructions; set text.source to wordllama, "
+                         "hashed or endpoint")
     if cfg.endpoint is not None and cfg.source == "endpoint":
+        cache = pathlib.Path(cache_folder)
         cache.mkdir(parents=True, exist_ok=True)
-        distinct = len(set(texts) - {""})
-        with progress.bar("embedding texts", distinct) as advance:
-            vectors, usage = llm.embed(
-                texts, cfg.endpoint, dimension=cfg.dimension,
-                cache=cache / "llm.sqlite", advance=advance)
-        _log.info("embedded %d texts: %s", len(texts), usage)
+        vectors, usage = llm.embed(texts, cfg.endpoint, dimension=cfg.dimension,
+                                   cache=cache / "llm.sqlite", advance=advance)
+        _log.log(logging.INFO if usage.requests else logging.DEBUG,
+                 "embedded %d texts: %s", len(texts), usage)
         return vectors
     if cfg.source == "hashed":
         return text_encoders.hashed(texts, dimension=cfg.dimension or 384)
     return text_encoders.wordllama(texts, dimension=cfg.dimension or 256)
+
+
+def _embed(texts: list[str], cfg: EmbeddingConfig, cache: pathlib.Path) -> np.ndarray:
+    if cfg.source != "endpoint":
+        return encode_texts(texts, cfg, cache)
+    with progress.bar("embedding texts", len(set(texts) - {""})) as advance:
+        return encode_texts(texts, cfg, cache, advance)
 
 
 def _file(cfg: EmbeddingConfig) -> pathlib.Path:
