@@ -229,8 +229,9 @@ class Think(Verb):
 class Evaluate(Verb):
     """Judge the trained runs beside untrained baselines.
 
-    Example:
+    Examples:
     $ oxyrec evaluate --workdir runs/beauty --json
+    $ oxyrec evaluate --workdir runs/texts --following
     """
 
     split: Annotated[str, arg(help="test or valid")] = "test"
@@ -243,10 +244,20 @@ class Evaluate(Verb):
         "(what oxyrec think wrote), or of a simulated shop oracle, noisy, wrong, query "
         "or none.")] = None
 
+    following: Annotated[FlagCreatePairsOff[bool], arg(
+        help="Instead ask the same requests of a simulated shop with right, noisy, "
+        "swapped and no texts, and tell whether the network follows them.")] = False
+
     def work(self) -> dict[str, Any]:
         from oxyrec_jax import workflow
         if self.split not in ("test", "valid"):
             raise InputError(f"--split {self.split}: expected test or valid")
+        if self.following:
+            if self.instructions is not None:
+                raise InputError("--following asks with texts of all kinds; give it "
+                                 "without --instructions")
+            return workflow.follow(self.space(), self.split,
+                                   experts=not self.decoder_only)
         return workflow.evaluate(self.space(), self.split,
                                  experts=not self.decoder_only,
                                  instructions=self.instructions)

@@ -26,12 +26,20 @@ def show(found: Mapping[str, Any]) -> None:
         console.print(*_uncertainty(found), sep="\n", soft_wrap=True)
         if found.get("scenarios"):
             console.print(_scenarios(found["scenarios"]))
+        if found.get("retrieval", {}).get("cells"):
+            console.print(_retrieval(found["retrieval"]))
         rest = {name: found[name] for name in
                 ("split", "protocol", "tie_policy", "training", "report")
                 if name in found}
+    if "following" in found:
+        console.print(*_following(found["following"], found["level"]), sep="\n",
+                      soft_wrap=True)
+        rest = {name: found[name] for name in ("split", "experts")}
     if "recommendations" in found:
         console.print(_recommendations(found))
         console.print(found["note"], soft_wrap=True)
+        if "instruction" in found:
+            console.print(Text(_instruction(found["instruction"])), soft_wrap=True)
         rest = {}
     for line in _lines(rest, 0):
         console.print(Text(line), soft_wrap=True)
@@ -64,6 +72,43 @@ def _scenarios(found: Mapping[str, Any]) -> Table:
     return table
 
 
+def _retrieval(found: Mapping[str, Any]) -> Table:
+    """What is retrieved beside the controls, on the same histories."""
+    table = Table(f"{found['keep']} events kept\n{found['targets']:,} targets", "model",
+                  "recent", "random", "ceiling", "model\nminus recent",
+                  "model\nminus random", box=box.SIMPLE)
+    for name, cell in found["cells"].items():
+        gaps = (cell[f"minus_{rule}"] for rule in ("recent", "random"))
+        table.add_row(name.replace(".", " "), *(f"{cell[rule]:.3f}" for rule in
+                      ("model", "recent", "random", "ceiling")),
+                      *(f"{gap['low']:+.3f} to {gap['high']:+.3f}" for gap in gaps))
+    return table
+
+
+def _following(found: Mapping[str, Any], level: float) -> list[Table | str]:
+    """Figures under each kind of text, what they change, and what is aimed at."""
+    table = Table("texts", *(f"{group}\n{count:,} requests" for group, count in
+                             found["counts"].items()), title="HR@10", box=box.SIMPLE)
+    for kind, cells in found["kinds"].items():
+        table.add_row(kind, *(f"{cells[group]['hr@10']['mean']:.4f}" if group in cells
+                              else "–" for group in found["counts"]))
+    for kind, cells in found["differences"].items():
+        table.add_row(f"{kind} − none", *(
+            f"{cell['mean']:+.4f}\n{cell['low']:+.4f} to {cell['high']:+.4f}"
+            for cell in (cells[group]["hr@10"] for group in found["counts"]
+                         if group in cells)))
+    lines: list[Table | str] = [table, f"Intervals hold {level:.0%} of samples of "
+                                "users, the same in both texts."]
+    for name in ("controllability", "steering"):
+        cell = found[name]["all"]
+        lines.append(f"{name}: {cell['mean']:+.1%} of the first ten ({cell['low']:+.1%}"
+                     f" to {cell['high']:+.1%}; at most {cell['ceiling']:.1%})")
+    lines += [f"{'met' if row['met'] else 'MISSED'}: {row['kind']} texts change HR@10 "
+              f"of {row['group']} requests by {row['relative']:+.1%}, aimed at "
+              f"{row['expected']}" for row in found["targets"]]
+    return lines
+
+
 def _uncertainty(found: Mapping[str, Any]) -> list[str]:
     """What the figures can be trusted for: intervals over users."""
     level = f"{found['config']['level']:.0%} of samples of users"
@@ -93,6 +138,16 @@ def _recommendations(found: Mapping[str, Any]) -> Table:
                       Text(row["title"] or ""), "-".join(map(str, row["semantic_id"])),
                       f"{row['log_prob']:.3f}")
     return table
+
+
+def _instruction(told: Mapping[str, Any]) -> str:
+    """Which instruction was used, or why none."""
+    if told["source"] == "default":
+        return f"No instruction ({told['why']})."
+    if told["source"] == "asked":
+        return f"Instruction, as asked: {told['text']}"
+    return (f"Instruction from the store, {_short(told['age_seconds'])} s old, version "
+            f"{told['version']}: {told['text']}")
 
 
 def _lines(value: Any, depth: int) -> list[str]:

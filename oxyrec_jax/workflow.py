@@ -24,14 +24,15 @@ from oxyrec_jax.evaluate.generator import recommend_split
 from oxyrec_jax.models.flops import forward_flops
 from oxyrec_jax.ready import Ready, load, parameters
 from oxyrec_jax.report import write_report, write_tokenizer_page
+from oxyrec_jax.steering import follow, judge_retrieval
 from oxyrec_jax.tokenizer import build, embeddings, lifecycle
 from oxyrec_jax.train import loop
 from oxyrec_jax.workspace import (Workspace, begin_run, need, open_workspace,
                                   start_of)
 
 __all__ = ["Asked", "Ready", "Workspace", "add_items", "evaluate", "flops_per_target",
-           "load", "open_workspace", "parameters", "prepare", "recommend", "refit",
-           "report", "retire_items", "tokenize", "train", "versions"]
+           "follow", "load", "open_workspace", "parameters", "prepare", "recommend",
+           "refit", "report", "retire_items", "tokenize", "train", "versions"]
 
 _log = logging.getLogger(__name__)
 _START = "start.json"  # in a run's folder: what it was started from
@@ -139,9 +140,13 @@ def evaluate(space: Workspace, split: str = "test", *, experts: bool = True,
         runs[f"seed{seed}"], _ = recommend_split(
             ready.model, params, ready.dataset, split, ready.catalogue, ready.leaves,
             history=cfg.train.pipeline.history, beams=cfg.beams, experts=experts,
+            behaviour=cfg.instructions.behaviour,
             what=f"recommending for {split}, seed {seed}")
     found = evaluation.evaluate(ready.dataset, split, runs, cfg=cfg.evaluate,
                                 embeddings=_text_embeddings(space, ready.dataset))
+    if cfg.model.retrieval.events:
+        found.results["retrieval"] = judge_retrieval(space, ready, trained, split,
+                                                     found.users)
     name = "_".join([split, *([] if experts else ["decoder_only"]),
                      *([] if instructions is None else [instructions])])
     evaluation.write_evaluation(space.evaluation(name), found)
@@ -157,7 +162,8 @@ def report(space: Workspace, *, examples: int = 8) -> dict[str, Any]:
         found = evaluation.read_evaluation(folder)
         results[f"{cfg.name}, {folder.name}"] = found.results
     log = loop.read_log(space.run(cfg.seeds[0]) / "log.jsonl")
-    shown = (answers.examples(space, load(space), examples)
+    texts = cfg.instructions.evaluate if cfg.model.instructions.reasoning else None
+    shown = (answers.examples(space, load(space, instructions=texts), examples)
              if (space.run(cfg.seeds[0]) / "best").exists() else ())
     write_report(
         space.report, title=cfg.name, results=results or None, training=log or None,
@@ -207,7 +213,8 @@ def _validate(space: Workspace, ready: Ready, params: Any) -> Mapping[str, float
     lists, numbers = recommend_split(
         ready.model, params, ready.dataset, "valid", ready.catalogue, ready.leaves,
         history=cfg.train.pipeline.history, beams=min(20, ready.dataset.num_items),
-        every=cfg.quick_evaluations, what="validating")
+        every=cfg.quick_evaluations, behaviour=cfg.instructions.behaviour,
+        what="validating")
     events = rows.of_dataset(ready.dataset)
     wanted = rows.expand(events, ready.dataset.split("valid")).item[numbers]
     ranks = metrics.ranks(lists.items, wanted)

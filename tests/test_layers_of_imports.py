@@ -25,7 +25,7 @@ ROWS = (
     ("workspace",),
     ("instruction_store",),
     ("ready", "quickstart"),  # what a configuration names; one configuration
-    ("answers", "slow_thinking"),
+    ("answers", "steering", "slow_thinking"),
     ("workflow",),
     ("inspection", "printing"),  # what the command line shows
     ("cli",),
