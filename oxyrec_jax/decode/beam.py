@@ -34,6 +34,7 @@ import numpy as np
 
 from oxyrec_jax.base import Array
 from oxyrec_jax.data.packing import count_up
+from oxyrec_jax.decode.sampling import Sampling, perturb, truncate
 from oxyrec_jax.tokenizer.trie import Leaves, Trie, children
 from oxyrec_jax.tokenizer.trie_filter import Filter
 
@@ -66,6 +67,7 @@ def beam_search(
     batch: int,
     normalise: Literal["legal", "full"] = "legal",
     allowed: Filter | None = None,
+    sampling: Sampling | None = None,
 ) -> Beams:
     """Finds the K semantic IDs of highest log-probability, level by level.
 
@@ -89,6 +91,9 @@ def beam_search(
         level's whole codebook, and illegal codes keep their share.
       allowed: what each request may get: the search goes as if the trie held nothing
         else, and finds nothing where nothing is allowed. None: everything.
+      sampling: draw K different semantic IDs without replacement instead, in the order
+        in which they are drawn; log-probabilities are those of the policy drawn from.
+        None: the best.
 
     Returns:
       `Beams` of exactly K places.
@@ -105,7 +110,7 @@ def beam_search(
         raise ValueError(f"{normalise=}, expected 'legal' or 'full'")
     _check_state(state, batch, 1)
     nodes = jnp.zeros((batch, 1), jnp.int32)
-    log_probs = jnp.zeros((batch, 1), jnp.float32)
+    log_probs = ranks = jnp.zeros((batch, 1), jnp.float32)
     paths = jnp.zeros((batch, 1, 0), jnp.int32)
     for level, width in enumerate(trie.widths):
         live = nodes.shape[1]
@@ -115,21 +120,28 @@ def beam_search(
             raise ValueError(f"{logits.shape=}, expected {(batch, live, width)}")
         _check_state(state, batch, live)
         next_codes, next_nodes, legal = children(trie, level, nodes, allowed=allowed)
+        if sampling is not None:
+            logits = logits.astype(jnp.float32) / sampling.temperature
         step = _log_softmax(logits, next_codes, legal, normalise)
-        scores = jnp.where(legal, log_probs[..., None] + step, -jnp.inf)
+        if sampling is not None:
+            step = truncate(step, sampling)
+        scores = order = jnp.where(legal, log_probs[..., None] + step, -jnp.inf)
+        if sampling is not None:
+            order = perturb(scores, ranks, sampling, level)
         slots = scores.shape[-1]
         if live * slots >= 2**31:
             raise ValueError(f"level {level} has {live} beams of {slots} children, "
                              "expected less than 2**31 together; take fewer beams")
-        scores = scores.reshape(batch, live * slots)
+        flat = (batch, live * slots)
+        scores, order = scores.reshape(flat), order.reshape(flat)
         # One flat selection: choosing within each beam first is 2 to 40 times slower
         # on a CPU core (32 requests, K 10 to 256, 256 slots), because top_k of a row
         # costs little more than reading it.
         keep = min(beams, live * slots, len(trie.codes[level]))
-        log_probs, chosen = jax.lax.top_k(scores, keep)
+        _, chosen = jax.lax.top_k(order, keep)
         if level + 1 < trie.depth:
             chosen = jnp.sort(chosen, axis=-1)  # by node: see Order above
-            log_probs = _pick(scores, chosen)
+        log_probs, ranks = _pick(scores, chosen), _pick(order, chosen)
         dead = log_probs == -jnp.inf
         nodes = jnp.where(dead, -1, _pick(next_nodes.reshape(scores.shape), chosen))
         last = jnp.where(dead, 0, _pick(next_codes.reshape(scores.shape), chosen))
