@@ -5,6 +5,7 @@
     sequences/00000/item.npy      [E] int32, and one file for each other column
     items.parquet  users.parquet  row = item id; row = sequence
     queries.parquet               only where events have queries
+    images.npy                    [N, D] float16, only where items have pictures
     splits/train.npy …            [R, 3] int64 rows (sequence, first, last)
 
 A sequence is one user's events, oldest first. A split row says that the events at
@@ -144,6 +145,21 @@ class Dataset:
     def item_table(self) -> pa.Table:
         """Reads the item table: row = item id, `schema.ITEM_FIELDS` first."""
         return _read_parquet(self.folder / "items.parquet")
+
+    def images(self) -> np.ndarray | None:
+        """Opens vectors of the items' pictures, `[N, D]` float16; None: there are none.
+
+        Raises:
+          InputError: the file is not what the data set was written with.
+        """
+        if "images.npy" not in self.manifest["files"]:
+            return None
+        found = artifacts.read_array(self.folder, "images")
+        if found.dtype != np.float16 or found.ndim != 2 or len(found) != self.num_items:
+            raise InputError(f"{self.folder / 'images.npy'} is {found.dtype} "
+                             f"{found.shape}, expected float16 and {self.num_items} "
+                             "rows; make the data set again")
+        return found
 
     def user_ids(self) -> list[str]:
         """Reads the name of each sequence's user."""

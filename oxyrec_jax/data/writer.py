@@ -84,10 +84,25 @@ class DatasetWriter(contextlib.ExitStack):
         self._tables: dict[str, tuple[pq.ParquetWriter, IO]] = {}
         self._rows: dict[str, int] = {}
         self._largest: dict[str, int] = {}
+        self._images: _Appender | None = None
 
     def add_items(self, items: pa.Table) -> None:
         """Appends rows of the item table (`schema.item_table`), in order of item id."""
         self._add_rows("items", items)
+
+    def add_images(self, vectors: np.ndarray) -> None:
+        """Appends vectors of items' pictures, `[rows, D]`, in order of the item table.
+
+        A row of zeros says that the item has none. They are kept in half precision.
+        """
+        if self._images is None:
+            self._images = self.enter_context(_Appender(
+                self.folder / "images.npy", np.float16, vectors.shape[1:]))
+        with np.errstate(over="ignore"):  # what half precision cannot hold is refused
+            short = np.asarray(vectors, np.float16)
+        if not np.isfinite(short).all():
+            raise ValueError("images hold NaN, infinity or numbers beyond 65504")
+        self._images.append(short)
 
     def add_queries(self, queries: Sequence[str]) -> None:
         """Appends query strings, in the order that the column `query` indexes."""
@@ -148,6 +163,11 @@ class DatasetWriter(contextlib.ExitStack):
             table.close()
             file.close()
         rows = self._rows
+        if self._images is not None:
+            self._images.finish()
+            if self._images.rows != rows.get("items"):
+                raise ValueError(f"{self._images.rows} images of {rows.get('items')} "
+                                 "items, expected one for each")
         if not rows.get("items") or not self.num_sequences:
             raise InputError(f"the data set would have {rows.get('items', 0)} items "
                              f"and {self.num_sequences} sequences; give a longer log")

@@ -298,7 +298,8 @@ def _vectors(dataset: Dataset, ids: SemanticIds, table: pa.Table, path: pathlib.
     if reads_text and embedding.source == "hashed":  # its weights depend on all texts
         fields = sid_table.catalogue_table(dataset, ids)
         asked = pa.concat_tables([fields, table.select(fields.column_names)])
-    found = sources.item_sources(asked, wanted, embedding, cache)
+    found = sources.item_sources(asked, wanted, embedding, cache,
+                                 images=_no_images(ids, len(asked)))
     known = found.present[-len(table):].any(axis=1)
     if not known.all():
         row = int(np.argmin(known))
@@ -306,6 +307,12 @@ def _vectors(dataset: Dataset, ids: SemanticIds, table: pa.Table, path: pathlib.
                          f"of {', '.join(found.names)} that an ID could be made of; "
                          "give it a title or leave it out")
     return multisource.encode_items(ids.encoder, found, wanted)[-len(table):]
+
+
+def _no_images(ids: SemanticIds, rows: int) -> np.ndarray | None:
+    """Zeros of the width of the data set's images, which new items are not among."""
+    facts = ids.manifest["item_encoder"]["sources"].get("image")
+    return None if facts is None else np.zeros((rows, facts["dimension"]), np.float32)
 
 
 def _source_config(ids: SemanticIds) -> sources.SourceConfig:

@@ -71,8 +71,10 @@ def item_encoder(dataset: Dataset, cfg: SourceConfig,
         leaves the finite numbers.
     """
     table = dataset.item_table()
-    cfg = sources_lib.resolve(cfg, table)
-    found = sources_lib.item_sources(table, cfg, embedding, cache, dataset=dataset)
+    images = dataset.images()
+    cfg = sources_lib.resolve(cfg, table, images)
+    found = sources_lib.item_sources(table, cfg, embedding, cache, dataset=dataset,
+                                     images=images)
     facts: dict[str, Any] = {"config": dataclasses.asdict(cfg),
                              "sources": found.facts()}
     params: Params = {}

@@ -1,7 +1,7 @@
 """What is known of each item, as vectors from up to four sources.
 
     text           embeddings of the item's text, or a file
-    image          a file
+    image          vectors that lie with the data set, or a file
     categorical    hashed category path, brand and price, or a file
     co-engagement  which items training users take close together, or a file
 
@@ -48,7 +48,7 @@ class SourceConfig:
         have, co-engagement only for "multi-source".
       weights: for "concatenate": a factor of each source's vectors; None: 1 each.
       text, image, categorical, co_engagement: files of vectors; None: computed, or, for
-        the image, none.
+        the image, those of the data set where it has some.
       dimension: columns of computed co-engagement vectors.
       window: events that count as close together for them.
       fusion: the network.
@@ -108,12 +108,14 @@ class ItemSources:
                 for name, found in self.vectors.items()}
 
 
-def resolve(cfg: SourceConfig, items: pa.Table) -> SourceConfig:
+def resolve(cfg: SourceConfig, items: pa.Table,
+            images: np.ndarray | None = None) -> SourceConfig:
     """Checks a configuration and names its sources where it leaves them open.
 
     Args:
       cfg: the configuration.
       items: the item table that the sources are looked for in.
+      images: vectors of the items' pictures that need no file.
 
     Raises:
       InputError: an unknown generation or source, or sources that do not fit it.
@@ -122,13 +124,15 @@ def resolve(cfg: SourceConfig, items: pa.Table) -> SourceConfig:
         raise InputError(f"the generation of item vectors is {cfg.generation!r}, "
                          f"expected one of {', '.join(GENERATIONS)}")
     if cfg.sources is None:
-        cfg = dataclasses.replace(cfg, sources=_available(cfg, items))
+        cfg = dataclasses.replace(cfg, sources=_available(cfg, items, images))
     names = cfg.sources or ()
     if set(names) - set(SOURCES) or not names or len(set(names)) < len(names):
         raise InputError(f"the sources of item vectors are {names}, expected one or "
                          f"more of {', '.join(SOURCES)}")
-    if "image" in names and cfg.image is None:
-        raise InputError("the source \"image\" needs a file of vectors; set image.path")
+    if "image" in names and cfg.image is None and images is None:
+        raise InputError("the source \"image\" needs a file of vectors, since none lie "
+                         "with the data set; set image.path, or prepare a simulated "
+                         "shop again")
     if cfg.generation == "text" and names != ("text",):
         raise InputError(f"the generation \"text\" has the sources {names}; leave "
                          "them open or choose another generation")
@@ -146,7 +150,8 @@ def resolve(cfg: SourceConfig, items: pa.Table) -> SourceConfig:
 
 def item_sources(items: pa.Table, cfg: SourceConfig,
                  embedding: embeddings.EmbeddingConfig, cache: str | os.PathLike, *,
-                 dataset: Dataset | None = None) -> ItemSources:
+                 dataset: Dataset | None = None,
+                 images: np.ndarray | None = None) -> ItemSources:
     """Gathers every source's vectors.
 
     Args:
@@ -156,6 +161,8 @@ def item_sources(items: pa.Table, cfg: SourceConfig,
       cache: folder of computed text embeddings.
       dataset: whose training split gives the co-engagement vectors of its N items;
         None, as for new items: they have none.
+      images: `[N, D]` vectors of the items' pictures, unless a file is given; zero
+        rows have none. None: those of the data set.
 
     Returns:
       The sources in the order of `cfg.sources`.
@@ -164,7 +171,9 @@ def item_sources(items: pa.Table, cfg: SourceConfig,
       InputError: the configuration does not fit, or vectors are not usable, with the
         file and row.
     """
-    cfg = resolve(cfg, items)
+    if images is None and dataset is not None:
+        images = dataset.images()
+    cfg = resolve(cfg, items, images)
     vectors, origins = {}, {}
     for name in cfg.sources or ():
         file = cfg.file(name)
@@ -178,6 +187,10 @@ def item_sources(items: pa.Table, cfg: SourceConfig,
                                  "embeddings in a file")
             found = embeddings.embed_texts(texts, embedding, cache)
             origin = embeddings.describe_encoder(embedding)
+        elif name == "image":
+            found = np.asarray(images, np.float32)
+            embeddings.check(found, len(items), "the data set's images")
+            origin = {"name": "images of the data set"}
         elif name == "categorical":
             found = categorical_vectors(items)
             origin = {"name": "hashed category, brand, price", "fields": list(_FIELDS)}
@@ -260,12 +273,13 @@ def _check_prices(items: pa.Table) -> None:
                              "out")
 
 
-def _available(cfg: SourceConfig, items: pa.Table) -> tuple[str, ...]:
+def _available(cfg: SourceConfig, items: pa.Table,
+               images: np.ndarray | None) -> tuple[str, ...]:
     if cfg.generation in ("concatenate", "text"):
         return ("text",)
     there = {
         "text": cfg.text is not None or any(items["text"].to_pylist()),
-        "image": cfg.image is not None,
+        "image": cfg.image is not None or images is not None,
         "categorical": cfg.categorical is not None or any(
             items[name].null_count < len(items) for name in _FIELDS),
         "co-engagement": cfg.generation == "multi-source",

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from oxyrec_jax import artifacts, progress
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data import dataset, protocols
-from oxyrec_jax.data.shop import catalogue, contexts, knowledge, people, simulate
+from oxyrec_jax.data.shop import (catalogue, contexts, images, knowledge, people,
+                                  simulate)
 from oxyrec_jax.data.shop.config import ShopConfig
 from oxyrec_jax.data.shop.world import SCENARIOS, Shop, build_shop
 
@@ -45,6 +46,7 @@ def prepare_shop(cfg: ShopConfig, folder: str | os.PathLike, *, protocol: str = 
     |                    | `calendar`, `temperature`, `need` (the truth), and `shown` |
     |                    | and `outcome` (0 none, 1 click, 2 cart, 3 order)           |
     | `needs.parquet`    | a need: kind, rule, category, feature and text             |
+    | `images.npy`       | an item's picture as a vector (`Dataset.images`)           |
 
     The same configuration gives the same bits on the same machine, whatever
     `people_together` is.
@@ -105,6 +107,8 @@ class _Totals:
 def _fill(shop: Shop, protocol: str, together: int, out: dataset.DatasetWriter) -> None:
     for table in catalogue.item_rows(shop.items, shop.known):
         out.add_items(table)
+    for vectors in images.item_images(shop.items, shop.known, shop.cfg.seed):
+        out.add_images(vectors)
     queries, first_query = _queries(shop.known)
     out.add_queries(queries)
     totals, lengths, times = _Totals(), [], []
