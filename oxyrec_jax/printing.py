@@ -60,15 +60,14 @@ def _scenarios(found: Mapping[str, Any]) -> Table:
     """Each scenario's figures with their intervals, beside its best baseline."""
     cells = [cell for cell in _CELLS if all(cell in own for own in found.values())
              and cell.startswith("item.")]
-    heads = [head for cell in cells for head in (cell.replace(".", "\n"), "interval")]
-    table = Table("scenario", "targets", *heads, "best\nbaseline",
-                  *(cell.replace(".", "\n") for cell in cells), box=box.SIMPLE)
+    heads = [cell.replace(".", "\n") for cell in cells]
+    table = Table("scenario", "targets", *heads, "best baseline", box=box.SIMPLE)
     for name, own in found.items():
         rival = own["differences"]["baseline"]
-        figures = [text for cell in cells for text in (
-            f"{own[cell]:.4f}", "{:.4f}–{:.4f}".format(*own["intervals"][cell]))]
-        table.add_row(name, f"{own['targets']:,}", *figures, rival,
-                      *(f"{own['baselines'][rival][cell]:.4f}" for cell in cells))
+        figures = [f"{own[cell]:.4f}\n{own['intervals'][cell][0]:.4f} to "
+                   f"{own['intervals'][cell][1]:.4f}" for cell in cells]
+        table.add_row(name, f"{own['targets']:,}", *figures, f"{rival}\n" + "   ".join(
+            f"{own['baselines'][rival][cell]:.4f}" for cell in cells))
     return table
 
 

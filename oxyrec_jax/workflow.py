@@ -19,6 +19,8 @@ from oxyrec_jax import (__version__, answers, artifacts, config, metrics, parall
 from oxyrec_jax.answers import Asked, recommend
 from oxyrec_jax.data.dataset import Dataset, load_dataset
 from oxyrec_jax.data.prepare import prepare as prepare_data
+from oxyrec_jax.data.row_plans import chosen_targets
+from oxyrec_jax.data.target_weights import targets_in
 from oxyrec_jax.evaluate import evaluation, rows
 from oxyrec_jax.evaluate.generator import recommend_split
 from oxyrec_jax.models.flops import forward_flops
@@ -181,20 +183,29 @@ def versions() -> dict[str, str]:
 
 
 def flops_per_target(space: Workspace, ready: Ready) -> float:
-    """FLOPs of a training step for each supervised target, mixture heads left out."""
-    split = np.asarray(ready.dataset.split("train"))
-    history = space.cfg.train.pipeline.history
-    lengths = np.minimum(split[:, 2] - 1, history)
-    lengths = lengths[lengths > 0]
-    if not len(lengths):
-        return 0.0
+    """FLOPs of a training step for each supervised target, mixture heads left out.
+
+    With one target for each row they do not depend on which targets are supervised,
+    but for the lengths of their histories.
+    """
+    cfg, dataset = space.cfg.train.pipeline, ready.dataset
     features = ready.catalogue.tables.features
-    causal = space.cfg.model.causal
-    found = forward_flops(
-        space.cfg.model, ready.ids.widths, lengths=lengths.tolist(),
-        targets=lengths.tolist() if causal else [1] * len(lengths),
-        features=0 if features is None else features.shape[1])
-    return 3 * found.total / (int(lengths.sum()) if causal else len(lengths))
+
+    def forward(lengths: list[int], targets: list[int]) -> float:
+        return forward_flops(
+            space.cfg.model, ready.ids.widths, lengths=lengths, targets=targets,
+            features=0 if features is None else features.shape[1]).total
+
+    if cfg.mode == "packed":
+        split = np.asarray(dataset.split("train"))
+        lengths = np.minimum(split[:, 2] - 1, cfg.history).tolist()
+        return 3 * forward(lengths, lengths) / max(sum(lengths), 1)
+    positions, chosen = dataset.targets("train")[:, 1], chosen_targets(dataset, cfg)
+    histories, counts = np.unique(np.minimum(
+        positions if chosen is None else positions[chosen], cfg.history),
+        return_counts=True)
+    each = [forward([length], [1]) for length in histories.tolist()]
+    return 3 * float(np.average(each, weights=counts))
 
 
 def _start(space: Workspace, ready: Ready, seed: int) -> Any:
@@ -210,11 +221,12 @@ def _start(space: Workspace, ready: Ready, seed: int) -> Any:
 
 def _validate(space: Workspace, ready: Ready, params: Any) -> Mapping[str, float]:
     cfg = space.cfg
+    only = targets_in(ready.dataset, "valid", cfg.train.pipeline.scenarios)
     lists, numbers = recommend_split(
         ready.model, params, ready.dataset, "valid", ready.catalogue, ready.leaves,
         history=cfg.train.pipeline.history, beams=min(20, ready.dataset.num_items),
         every=cfg.quick_evaluations, behaviour=cfg.instructions.behaviour,
-        what="validating")
+        only=only, what="validating")
     events = rows.of_dataset(ready.dataset)
     wanted = rows.expand(events, ready.dataset.split("valid")).item[numbers]
     ranks = metrics.ranks(lists.items, wanted)

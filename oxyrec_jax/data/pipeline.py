@@ -26,18 +26,15 @@ in an epoch.
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import grain
 import numpy as np
 
 from oxyrec_jax.base import InputError
-from oxyrec_jax.data import event_rows, packing, schema
+from oxyrec_jax.data import event_rows, row_plans, schema
 from oxyrec_jax.data.dataset import Dataset
-from oxyrec_jax.data.target_weights import (TargetWeights, target_events,
-                                            target_weights)
 
 Batch = dict[str, np.ndarray]
 _ENDLESS = 1 << 62
@@ -136,8 +133,8 @@ class TrainSource:
                              f"processes (this is number {process_index}) cannot share "
                              "equally; make it a multiple")
         rows = np.asarray(dataset.split("train"))
-        make = _Packed if cfg.mode == "packed" else _Last
-        self._plan: _Plan = make(dataset, rows, cfg, seed)
+        make = row_plans.Packed if cfg.mode == "packed" else row_plans.Last
+        self._plan: row_plans.Plan = make(dataset, rows, cfg, seed)
         self._local = cfg.batch // process_count
         self._skip, self._batch = process_index * self._local, cfg.batch
         self.steps_per_epoch = -(-self._plan.rows // cfg.batch)
@@ -154,146 +151,6 @@ class TrainSource:
         epoch, number = divmod(int(step), self.steps_per_epoch)
         first = number * self._batch + self._skip
         return self._plan.make(epoch, first, self._local)
-
-
-def weights_of(dataset: Dataset, cfg: Pipeline) -> TargetWeights:
-    """What the configuration makes of the targets of a data set."""
-    return target_weights(dataset, behaviours=cfg.behaviour_weights,
-                          scenarios=cfg.scenario_weights,
-                          temperature=cfg.scenario_temperature, only=cfg.scenarios)
-
-
-def _events(dataset: Dataset, cfg: Pipeline) -> event_rows.EventRows:
-    return event_rows.EventRows(dataset, cfg.columns, weights_of(dataset, cfg))
-
-
-def _chosen(dataset: Dataset, cfg: Pipeline) -> np.ndarray | None:
-    """`[R]` bool: which training targets the configuration asks for; None: all."""
-    kept = weights_of(dataset, cfg).kept
-    if kept is None:
-        return None
-    chosen = kept[dataset.column("scenario")[target_events(dataset, "train")]]
-    if not chosen.any():
-        raise InputError(f"{dataset.folder} has no training targets in the scenarios "
-                         f"{', '.join(cfg.scenarios)} that pipeline.scenarios names")
-    return chosen
-
-
-class _Plan(Protocol):
-    rows: int
-    targets: int
-    fill: float
-
-    def make(self, epoch: int, first: int, count: int) -> Batch:
-        """Makes rows `first <= r < first + count` of an epoch; empty past the last."""
-
-
-class _Packed:
-    def __init__(self, dataset: Dataset, rows: np.ndarray, cfg: Pipeline, seed: int):
-        self._events, self._seed = _events(dataset, cfg), seed
-        self._width = cfg.row_length
-        self._windows = packing.tile(rows, dataset.offsets(), cfg.history)
-        self.targets = int((rows[:, 2] - rows[:, 1]).sum())
-        chosen = _chosen(dataset, cfg)
-        if chosen is not None:
-            self.targets = int(chosen.sum())
-            self._windows = packing.holding(
-                self._windows, target_events(dataset, "train")[chosen],
-                dataset.num_events)
-        self._rows = packing.pack(self._windows.length, cfg.row_length)
-        self.rows = len(self._rows.offsets) - 1
-        self.fill = packing.fill(self._rows, cfg.row_length)
-        # Two epochs, as threads that read ahead may stand on either side of the turn.
-        self._order = functools.lru_cache(maxsize=2)(self._draw)
-
-    def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        rng = np.random.default_rng([self._seed, epoch])
-        windows = packing.assign(self._rows, self._windows.length, rng)
-        return windows, rng.permutation(self.rows)
-
-    def make(self, epoch: int, first: int, count: int) -> Batch:
-        windows, order = self._order(epoch)
-        chosen = order[first:first + count]
-        begin, end = self._rows.offsets[chosen], self._rows.offsets[chosen + 1]
-        sizes = end - begin
-        ordinal = packing.count_up(sizes)
-        slots = np.repeat(begin, sizes) + ordinal
-        row = np.repeat(np.arange(len(chosen)), sizes)
-        window = windows[slots]
-        batch = self._events.place(
-            count, self._width, start=self._windows.start[window],
-            length=self._windows.length[window],
-            place=row * self._width + self._rows.starts[slots], segment=ordinal + 1,
-            fresh=self._windows.fresh[window])
-        batch["target_positions"] = np.broadcast_to(
-            np.arange(self._width, dtype=np.int32), (count, self._width))
-        return batch
-
-
-class _Last:
-    def __init__(self, dataset: Dataset, rows: np.ndarray, cfg: Pipeline, seed: int):
-        self._maker = _OneTarget(dataset, rows, cfg)
-        chosen = _chosen(dataset, cfg)
-        self._numbers = None if chosen is None else np.flatnonzero(chosen)
-        self._seed = seed
-        self.rows = self.targets = (self._maker.targets if self._numbers is None
-                                    else len(self._numbers))
-        self.fill = self._maker.fill(self._numbers)
-        self._order = functools.lru_cache(maxsize=2)(self._draw)
-
-    def _draw(self, epoch: int) -> np.ndarray:
-        order = np.random.default_rng([self._seed, epoch]).permutation(self.rows)
-        return order if self._numbers is None else self._numbers[order]
-
-    def make(self, epoch: int, first: int, count: int) -> Batch:
-        return self._maker.make(self._order(epoch)[first:first + count], count)
-
-
-class _OneTarget:
-    """Makes batches of one target for each row from targets by number."""
-
-    def __init__(self, dataset: Dataset, rows: np.ndarray, cfg: Pipeline):
-        self._events, self._history = _events(dataset, cfg), cfg.history
-        self._long = cfg.long
-        self._split, self._base = rows, dataset.offsets()[rows[:, 0]]
-        self._ends = np.cumsum(rows[:, 2] - rows[:, 1])
-        self.targets = int(self._ends[-1])
-
-    def fill(self, numbers: np.ndarray | None = None) -> float:
-        """Share of filled positions over all targets, or over some by number."""
-        if numbers is not None:
-            used = np.minimum(self._places(numbers)[1], self._history)
-            return float(used.sum()) / (len(numbers) * self._history)
-        low, high = self._split[:, 1], self._split[:, 2] - 1
-        # Sum over p of min(p, history), in closed form for each row.
-        bend = np.clip(self._history, low - 1, high)
-        short = (bend + low) * (bend - low + 1) // 2
-        events = short + (high - bend) * self._history
-        return float(events.sum()) / (self.targets * self._history)
-
-    def _places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Row of the split and position in the sequence of targets by number."""
-        row = np.searchsorted(self._ends, numbers, side="right")
-        return row, self._split[row, 2] - (self._ends[row] - numbers)
-
-    def make(self, numbers: np.ndarray, count: int) -> Batch:
-        row, position = self._places(numbers)
-        length = np.minimum(position, self._history)
-        target = self._base[row] + position
-        used = len(numbers)
-        batch = self._events.place(
-            count, self._history, start=target - length, length=length,
-            place=np.arange(used) * self._history,
-            segment=np.ones(used, np.int32), fresh=None)
-        batch["target_mask"] = np.arange(count)[:, None] < used
-        batch["target_positions"] = np.zeros((count, 1), np.int32)
-        batch["target_positions"][:used, 0] = length - 1
-        self._events.put_targets(batch, target, count)
-        if self._long:
-            older = np.minimum(position - length, self._long)
-            self._events.put_long(batch, target - length - older, older, count,
-                                  self._long)
-        return batch
 
 
 def train_batches(
@@ -334,15 +191,18 @@ class EvalBatches:
       batch: rows of a batch.
       behaviour: number of the behaviour that every row asks for; None: the log has no
         behaviours.
+      only: `[R']` int, numbers of the split's targets that are batched; None: all.
     """
 
     maker: Any
     targets: int
     batch: int
     behaviour: int | None = None
+    only: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return -(-self.targets // self.batch)
+        asked = self.targets if self.only is None else len(self.only)
+        return -(-asked // self.batch)
 
     def take(self, numbers: np.ndarray) -> Batch:
         """Makes a batch of chosen targets of the split, `[B]` int by number."""
@@ -356,8 +216,9 @@ class EvalBatches:
         return batch
 
     def __iter__(self) -> Iterator[Batch]:
-        for first in range(0, self.targets, self.batch):
-            numbers = np.arange(first, min(first + self.batch, self.targets))
+        asked = np.arange(self.targets) if self.only is None else self.only
+        for first in range(0, len(asked), self.batch):
+            numbers = asked[first:first + self.batch]
             batch = self._asking(self.maker.make(numbers, self.batch))
             batch["rows"] = np.full(self.batch, -1, np.int64)
             batch["rows"][:len(numbers)] = numbers
@@ -365,8 +226,8 @@ class EvalBatches:
 
 
 def eval_batches(dataset: Dataset, split: str, *, batch: int, history: int,
-                 columns: tuple[str, ...] = (), long: int = 0, behaviour: str = ""
-                 ) -> EvalBatches:
+                 columns: tuple[str, ...] = (), long: int = 0, behaviour: str = "",
+                 only: np.ndarray | None = None) -> EvalBatches:
     """Makes the batches of a split: one target for each row, each with its history.
 
     What the user did with the target is the answer's, not the request's: the column
@@ -381,6 +242,7 @@ def eval_batches(dataset: Dataset, split: str, *, batch: int, history: int,
       columns: side columns to add.
       long: how many events before those to add as `long_items`.
       behaviour: name of the behaviour that is asked for; "": the log's last.
+      only: `[R']` int, numbers of the targets that are wanted; None: all.
 
     Returns:
       A sized iterable of batches of mode "last" with also `rows` `[B]` int64: which row
@@ -393,8 +255,9 @@ def eval_batches(dataset: Dataset, split: str, *, batch: int, history: int,
     """
     cfg = Pipeline(batch=batch, history=history, mode="last", columns=columns,
                    long=long)
-    maker = _OneTarget(dataset, np.asarray(dataset.split(split)), cfg)
-    return EvalBatches(maker, maker.targets, batch, asked_behaviour(dataset, behaviour))
+    maker = row_plans.OneTarget(dataset, np.asarray(dataset.split(split)), cfg)
+    return EvalBatches(maker, maker.targets, batch, asked_behaviour(dataset, behaviour),
+                       only)
 
 
 def asked_behaviour(dataset: Dataset, name: str) -> int | None:

@@ -97,6 +97,30 @@ def target_events(dataset: Dataset, split: str) -> np.ndarray:
         sizes)
 
 
+def targets_in(dataset: Dataset, split: str, scenarios: Sequence[str]
+               ) -> np.ndarray | None:
+    """Numbers of a split's targets in some scenarios, `[R']` int64; None: in all.
+
+    Args:
+      dataset: a prepared data set.
+      split: "train", "valid" or "test".
+      scenarios: names; empty means all.
+
+    Raises:
+      InputError: there are none.
+    """
+    if not scenarios:
+        return None
+    wanted = [number for number, name in enumerate(dataset.manifest["scenarios"])
+              if name in scenarios]
+    found = np.flatnonzero(np.isin(
+        dataset.column("scenario")[target_events(dataset, split)], wanted))
+    if not len(found):
+        raise InputError(f"{dataset.folder} has no {split!r} targets in the scenarios "
+                         f"{', '.join(scenarios)}")
+    return found
+
+
 def scenario_counts(dataset: Dataset, split: str) -> np.ndarray:
     """How many targets of a split each scenario has, `[scenarios]` int64.
 

@@ -20,7 +20,8 @@ from oxyrec_jax.tokenizer.trie import Leaves
 def recommend_split(model: Generator, params: Any, dataset: Dataset, split: str,
                     catalogue: Catalogue, leaves: Leaves, *, history: int, beams: int,
                     batch: int = 256, experts: bool = True, every: int = 1,
-                    behaviour: str = "", what: str = "recommending"
+                    behaviour: str = "", only: np.ndarray | None = None,
+                    what: str = "recommending"
                     ) -> tuple[Recommendations, np.ndarray]:
     """Runs the constrained beam search for the targets of a split.
 
@@ -39,6 +40,7 @@ def recommend_split(model: Generator, params: Any, dataset: Dataset, split: str,
         the whole split (users at its start may be unlike the others).
       behaviour: name of what is asked for, for a network that is told; "": the log's
         last.
+      only: `[R']` int, numbers of the targets that are wanted; None: all.
       what: the work in a few words, for the progress bar.
 
     Returns:
@@ -54,7 +56,7 @@ def recommend_split(model: Generator, params: Any, dataset: Dataset, split: str,
     batches = pipeline.eval_batches(dataset, split, batch=batch, history=history,
                                     columns=model.columns,
                                     long=model.cfg.retrieval.events,
-                                    behaviour=behaviour)
+                                    behaviour=behaviour, only=only)
     params = jax.device_put(params)
     for number, rows in enumerate(progress.track(batches, what)):
         if number % every:

@@ -21,8 +21,8 @@ from jax.sharding import Mesh
 from oxyrec_jax import artifacts, parallel, profiling, progress
 from oxyrec_jax.base import InputError
 from oxyrec_jax.checkpoint import Checkpoints, abstract_like
-from oxyrec_jax.data.pipeline import (Pipeline, TrainSource, train_batches,
-                                      weights_of)
+from oxyrec_jax.data.pipeline import Pipeline, TrainSource, train_batches
+from oxyrec_jax.data.row_plans import weights_of
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.models.config import ModelConfig
 from oxyrec_jax.models.generator import Generator

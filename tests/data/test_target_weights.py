@@ -8,7 +8,7 @@ import pytest
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data import dataset, pipeline, schema
 from oxyrec_jax.data.target_weights import (scenario_counts, target_events,
-                                            target_weights)
+                                            target_weights, targets_in)
 
 A, B, C = 0, 1, 2
 NAMES = ("home", "cart", "search")
@@ -161,3 +161,15 @@ def test_a_log_without_scenarios_says_so(tmp_path):
         with pytest.raises(InputError, match=f"{next(iter(settings))} is set, and .* "
                                              "have no scenario"):
             pipeline.TrainSource(log, pipeline.Pipeline(**settings), seed=0)
+
+
+def test_a_scenario_s_targets_can_be_asked_alone(log):
+    only = targets_in(log, "train", ["cart"])
+    assert only.tolist() == [1, 3, 7] and targets_in(log, "train", []) is None
+    batches = pipeline.eval_batches(log, "train", batch=2, history=6, only=only)
+    found = list(batches)
+    assert len(batches) == len(found) == 2
+    assert [batch["rows"].tolist() for batch in found] == [[1, 3], [7, -1]]
+    assert [supervised(batch) for batch in found] == [[2, 4], [9]]
+    with pytest.raises(InputError, match="no 'train' targets in the scenarios search"):
+        targets_in(log, "train", ["search"])

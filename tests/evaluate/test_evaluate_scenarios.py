@@ -95,7 +95,6 @@ def test_page_and_print_show_every_scenario(judged, tmp_path, capsys):
     for name, own in results["scenarios"].items():
         line, = (line for line in lines if line[:1] == [name])
         assert int(line[1]) == own["targets"]
-        # cut-offs of this small evaluation are not among those that are printed
         assert own["differences"]["baseline"] in line
 
 

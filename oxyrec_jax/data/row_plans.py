@@ -1,0 +1,157 @@
+"""Which events make up which row of which batch; see `pipeline`."""
+
+import functools
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from oxyrec_jax.base import InputError
+from oxyrec_jax.data import event_rows, packing
+from oxyrec_jax.data.dataset import Dataset
+from oxyrec_jax.data.target_weights import (TargetWeights, target_events,
+                                            target_weights)
+
+if TYPE_CHECKING:
+    from oxyrec_jax.data.pipeline import Pipeline
+
+Batch = dict[str, np.ndarray]
+
+
+def weights_of(dataset: Dataset, cfg: "Pipeline") -> TargetWeights:
+    """What the configuration makes of the targets of a data set."""
+    return target_weights(dataset, behaviours=cfg.behaviour_weights,
+                          scenarios=cfg.scenario_weights,
+                          temperature=cfg.scenario_temperature, only=cfg.scenarios)
+
+
+def _events(dataset: Dataset, cfg: "Pipeline") -> event_rows.EventRows:
+    return event_rows.EventRows(dataset, cfg.columns, weights_of(dataset, cfg))
+
+
+def chosen_targets(dataset: Dataset, cfg: "Pipeline") -> np.ndarray | None:
+    """`[R]` bool: which training targets the configuration asks for; None: all."""
+    kept = weights_of(dataset, cfg).kept
+    if kept is None:
+        return None
+    chosen = kept[dataset.column("scenario")[target_events(dataset, "train")]]
+    if not chosen.any():
+        raise InputError(f"{dataset.folder} has no training targets in the scenarios "
+                         f"{', '.join(cfg.scenarios)} that pipeline.scenarios names")
+    return chosen
+
+
+class Plan(Protocol):
+    rows: int
+    targets: int
+    fill: float
+
+    def make(self, epoch: int, first: int, count: int) -> Batch:
+        """Makes rows `first <= r < first + count` of an epoch; empty past the last."""
+
+
+class Packed:
+    def __init__(self, dataset: Dataset, rows: np.ndarray, cfg: "Pipeline", seed: int):
+        self._events, self._seed = _events(dataset, cfg), seed
+        self._width = cfg.row_length
+        self._windows = packing.tile(rows, dataset.offsets(), cfg.history)
+        self.targets = int((rows[:, 2] - rows[:, 1]).sum())
+        chosen = chosen_targets(dataset, cfg)
+        if chosen is not None:
+            self.targets = int(chosen.sum())
+            self._windows = packing.holding(
+                self._windows, target_events(dataset, "train")[chosen],
+                dataset.num_events)
+        self._rows = packing.pack(self._windows.length, cfg.row_length)
+        self.rows = len(self._rows.offsets) - 1
+        self.fill = packing.fill(self._rows, cfg.row_length)
+        # Two epochs, as threads that read ahead may stand on either side of the turn.
+        self._order = functools.lru_cache(maxsize=2)(self._draw)
+
+    def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng([self._seed, epoch])
+        windows = packing.assign(self._rows, self._windows.length, rng)
+        return windows, rng.permutation(self.rows)
+
+    def make(self, epoch: int, first: int, count: int) -> Batch:
+        windows, order = self._order(epoch)
+        chosen = order[first:first + count]
+        begin, end = self._rows.offsets[chosen], self._rows.offsets[chosen + 1]
+        sizes = end - begin
+        ordinal = packing.count_up(sizes)
+        slots = np.repeat(begin, sizes) + ordinal
+        row = np.repeat(np.arange(len(chosen)), sizes)
+        window = windows[slots]
+        batch = self._events.place(
+            count, self._width, start=self._windows.start[window],
+            length=self._windows.length[window],
+            place=row * self._width + self._rows.starts[slots], segment=ordinal + 1,
+            fresh=self._windows.fresh[window])
+        batch["target_positions"] = np.broadcast_to(
+            np.arange(self._width, dtype=np.int32), (count, self._width))
+        return batch
+
+
+class Last:
+    def __init__(self, dataset: Dataset, rows: np.ndarray, cfg: "Pipeline", seed: int):
+        self._maker = OneTarget(dataset, rows, cfg)
+        chosen = chosen_targets(dataset, cfg)
+        self._numbers = None if chosen is None else np.flatnonzero(chosen)
+        self._seed = seed
+        self.rows = self.targets = (self._maker.targets if self._numbers is None
+                                    else len(self._numbers))
+        self.fill = self._maker.fill(self._numbers)
+        self._order = functools.lru_cache(maxsize=2)(self._draw)
+
+    def _draw(self, epoch: int) -> np.ndarray:
+        order = np.random.default_rng([self._seed, epoch]).permutation(self.rows)
+        return order if self._numbers is None else self._numbers[order]
+
+    def make(self, epoch: int, first: int, count: int) -> Batch:
+        return self._maker.make(self._order(epoch)[first:first + count], count)
+
+
+class OneTarget:
+    """Makes batches of one target for each row from targets by number."""
+
+    def __init__(self, dataset: Dataset, rows: np.ndarray, cfg: "Pipeline"):
+        self._events, self._history = _events(dataset, cfg), cfg.history
+        self._long = cfg.long
+        self._split, self._base = rows, dataset.offsets()[rows[:, 0]]
+        self._ends = np.cumsum(rows[:, 2] - rows[:, 1])
+        self.targets = int(self._ends[-1])
+
+    def fill(self, numbers: np.ndarray | None = None) -> float:
+        """Share of filled positions over all targets, or over some by number."""
+        if numbers is not None:
+            used = np.minimum(self._places(numbers)[1], self._history)
+            return float(used.sum()) / (len(numbers) * self._history)
+        low, high = self._split[:, 1], self._split[:, 2] - 1
+        # Sum over p of min(p, history), in closed form for each row.
+        bend = np.clip(self._history, low - 1, high)
+        short = (bend + low) * (bend - low + 1) // 2
+        events = short + (high - bend) * self._history
+        return float(events.sum()) / (self.targets * self._history)
+
+    def _places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Row of the split and position in the sequence of targets by number."""
+        row = np.searchsorted(self._ends, numbers, side="right")
+        return row, self._split[row, 2] - (self._ends[row] - numbers)
+
+    def make(self, numbers: np.ndarray, count: int) -> Batch:
+        row, position = self._places(numbers)
+        length = np.minimum(position, self._history)
+        target = self._base[row] + position
+        used = len(numbers)
+        batch = self._events.place(
+            count, self._history, start=target - length, length=length,
+            place=np.arange(used) * self._history,
+            segment=np.ones(used, np.int32), fresh=None)
+        batch["target_mask"] = np.arange(count)[:, None] < used
+        batch["target_positions"] = np.zeros((count, 1), np.int32)
+        batch["target_positions"][:used, 0] = length - 1
+        self._events.put_targets(batch, target, count)
+        if self._long:
+            older = np.minimum(position - length, self._long)
+            self._events.put_long(batch, target - length - older, older, count,
+                                  self._long)
+        return batch
