@@ -12,9 +12,10 @@ from oxyrec_jax.data import pipeline
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.decode.beam import expand_items
 from oxyrec_jax.decode.recommend import recommend as search
+from oxyrec_jax.instruction_store import Encoder, Read, read_one
 from oxyrec_jax.ready import Ready, load, parameters
 from oxyrec_jax.report import Example
-from oxyrec_jax.tokenizer import embeddings, sid_table
+from oxyrec_jax.tokenizer import sid_table
 from oxyrec_jax.workspace import Workspace
 
 
@@ -25,7 +26,8 @@ class Asked:
     Attributes:
       scenario: name of a scenario of the log; by default its first.
       trigger: item id of what opened the scenario; by default none.
-      instruction: a text; by default none, which the network learnt to stand for.
+      instruction: a text; by default what the instruction store holds for the user,
+        else none, which the network learnt to stand for.
       behaviour: name of a behaviour of the log to ask for; by default that of the
         experiment (instructions.behaviour), its last where that names none.
     """
@@ -50,8 +52,10 @@ def recommend(space: Workspace, *, user: str | None = None,
 
     Returns:
       `history` and `recommendations`: lists of item id, title and, for the latter,
-      rank, semantic ID and log-probability in nats; and `note`, a sentence where the
-      history is longer than the model reads.
+      rank, semantic ID and log-probability in nats; `note`, a sentence where the
+      history is longer than the model reads; and, of a network that reads instructions,
+      `instruction`: its text, source ("asked", "store" or "default"), and version and
+      age or why it is the default.
 
     Raises:
       InputError: an unknown user, item or scenario, an empty history, K above the
@@ -71,7 +75,11 @@ def recommend(space: Workspace, *, user: str | None = None,
     note = (f"The history has {len(history)} items, the model reads the newest {most}."
             if len(history) > most else "")
     params = jax.device_put(parameters(space, ready, cfg.seeds[0]))
+    read = (_read(space, asked, user)
+            if "target_instruction" in ready.model.cfg.instructions.reads else None)
     batch = _request(space, ready, history, asked, ids, user)
+    if read is not None:
+        batch["target_instruction"] = read.vector[None, None]
     return {
         "history": [{"item_id": ids[item], "title": titles[item]} for item in history],
         "recommendations": [
@@ -80,7 +88,7 @@ def recommend(space: Workspace, *, user: str | None = None,
              "log_prob": round(log_prob, 4)}
             for place, (item, log_prob) in
             enumerate(_answers(space, ready, params, batch)[0][:k])],
-        "note": note}
+        "note": note, **({} if read is None else {"instruction": read.told})}
 
 
 def examples(space: Workspace, ready: Ready, count: int) -> list[Example]:
@@ -134,7 +142,7 @@ def _request(space: Workspace, ready: Ready, history: np.ndarray, asked: Asked,
 
 def _instructions(space: Workspace, ready: Ready, asked: Asked, ids: Sequence[str]
                   ) -> dict[str, np.ndarray]:
-    """What the instruction tokens of one request are made of."""
+    """What the instruction tokens of one request are made of, but for its text."""
     read, manifest = ready.model.cfg.instructions.reads, ready.dataset.manifest
     for name, value in (("scenario", asked.scenario), ("trigger", asked.trigger),
                         ("instruction", asked.instruction),
@@ -159,13 +167,19 @@ def _instructions(space: Workspace, ready: Ready, asked: Asked, ids: Sequence[st
                              f"{ids[0]}")
         number = -1 if asked.trigger is None else list(ids).index(asked.trigger)
         found["target_trigger"] = np.full((1, 1), number, np.int32)
-    if "target_instruction" in read:
-        vectors = embeddings.embed_texts([asked.instruction or ""], space.cfg.text,
-                                         space.folder / "cache")
-        if asked.instruction is None:
-            vectors = np.zeros_like(vectors)
-        found["target_instruction"] = vectors[None].astype(np.float32)
     return found
+
+
+def _read(space: Workspace, asked: Asked, user: str | None) -> Read:
+    """The instruction of one request: as asked, else from the store, else none."""
+    if asked.instruction is None and user is not None:
+        return read_one(space, user)
+    encoder = Encoder(space)
+    if asked.instruction is None:
+        return Read(np.zeros(encoder.dimension, np.float32), {
+            "source": "default", "text": "", "why": "a history of no user"})
+    return Read(encoder([asked.instruction])[0], {
+        "source": "asked", "text": asked.instruction})
 
 
 def _history(dataset: Dataset, ids: Sequence[str], user: str | None,

@@ -4,9 +4,10 @@
     think/history   every instruction under its window, for replays of the log
 """
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.data.instruction_table import InstructionTable
 from oxyrec_jax.thinking.opening import StoreConfig, open_store
 from oxyrec_jax.thinking.reading import Reader
-from oxyrec_jax.thinking.recording import read_history
+from oxyrec_jax.thinking.recording import Recorded, Sink, read_history
 from oxyrec_jax.thinking.store import Source, Store, age_histogram
 from oxyrec_jax.tokenizer import embeddings
 from oxyrec_jax.user_states import request_times
@@ -71,6 +72,16 @@ def open_history(space: Workspace, encoder: Encoder, *, readonly: bool = False
                        max_bytes=cfg.max_bytes)
     return open_store(kept, space.thinking / "history", dimension=encoder.dimension,
                       encoder=encoder.name, readonly=readonly)
+
+
+@contextlib.contextmanager
+def open_sink(space: Workspace, encoder: Encoder, recorded: bool) -> Iterator[Sink]:
+    """Opens what instructions are written to: the live store and, of a log, the
+    history beside it."""
+    with contextlib.ExitStack() as stack:
+        live = stack.enter_context(open_live(space, encoder))
+        yield live if not recorded else Recorded(
+            live, stack.enter_context(open_history(space, encoder)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,12 +145,10 @@ class Read:
     """What one request got.
 
     Attributes:
-      text: the instruction, "" by default.
       vector: `[D]` float32; zeros by default, which a network takes for none.
-      told: the same for people: where it came from, kind, version, age or why not.
+      told: for people: where it came from, text, kind, version and age, or why not.
     """
 
-    text: str
     vector: np.ndarray
     told: dict[str, object]
 
@@ -157,19 +166,19 @@ def read_one(space: Workspace, user: str) -> Read:
     told: dict[str, object] = {"source": "default", "kind": cfg.served, "text": ""}
     if (cfg.store.backend == "lmdb"
             and not (space.thinking / "store" / "data.mdb").exists()):
-        return Read("", nothing, told | {"why": "no store: oxyrec think was not run"})
+        return Read(nothing, told | {"why": "no store: oxyrec think was not run"})
     try:
         with open_live(space, encoder, readonly=True) as store:
             with Reader(store, cfg.read) as reader:
                 found = reader.get_many([user], cfg.served)
     except InputError as error:  # a damaged file; a server is only met by the reader
-        return Read("", nothing, told | {"why": str(error)})
+        return Read(nothing, told | {"why": str(error)})
     source = Source(int(found.sources[0]))
     if source is not Source.STORED:
-        return Read("", nothing, told | {"why": source.name.lower()})
-    text = str(found.texts[0])
-    return Read(text, found.vectors[0], told | {
-        "source": "store", "text": text, "version": int(found.versions[0]),
+        return Read(nothing, told | {"why": source.name.lower()})
+    return Read(found.vectors[0], told | {
+        "source": "store", "text": str(found.texts[0]),
+        "version": int(found.versions[0]),
         "age_seconds": round(float(found.ages[0]), 1)})
 
 

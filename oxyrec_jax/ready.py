@@ -1,6 +1,7 @@
 """What a step needs before it can begin: data, items on the device, the network."""
 
 import dataclasses
+import logging
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ from oxyrec_jax.base import InputError
 from oxyrec_jax.data.dataset import Dataset, load_dataset
 from oxyrec_jax.data.instruction_table import (InstructionTable, load_instructions,
                                                write_instructions)
-from oxyrec_jax.data.shop.instructions import instruction_texts
+from oxyrec_jax.data.shop.instructions import STORE, instruction_texts
 from oxyrec_jax.evaluate import rows
+from oxyrec_jax.instruction_store import instructions_of_log
 from oxyrec_jax.models.generator import Generator
 from oxyrec_jax.models.memory import count_successors
 from oxyrec_jax.tokenizer import embeddings, sid_table
@@ -21,6 +23,7 @@ from oxyrec_jax.train import loop
 from oxyrec_jax.workspace import Workspace, check_run, need
 
 _ITEM_BUCKET = 128  # rows of the item table, so that meshes divide it
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,16 +115,19 @@ def parameters(space: Workspace, ready: Ready, seed: int) -> Any:
 
 def instruction_table_of(space: Workspace, dataset: Dataset, kind: str
                          ) -> InstructionTable:
-    """The instructions of a shop's requests, made and embedded where they are not yet.
+    """The instructions of a log's requests, made and embedded where they are not yet.
 
     Args:
       space: with prepared data; the table is kept in its folder.
       dataset: the data.
-      kind: see `data.shop.instructions`.
+      kind: see `data.shop.instructions`; "store" is read anew each time.
 
     Raises:
-      InputError: an unknown kind, or the data set is no simulated shop's.
+      InputError: an unknown kind, the data set is no simulated shop's, or no
+        instruction was thought for it.
     """
+    if kind == STORE:
+        return _from_store(space, dataset)
     cfg = space.cfg.instructions
     made = {"kind": kind, "noise": cfg.noise, "vague": cfg.vague, "seed": cfg.seed,
             "encoder": embeddings.describe_encoder(space.cfg.text)}
@@ -137,3 +143,14 @@ def instruction_table_of(space: Workspace, dataset: Dataset, kind: str
     table = InstructionTable(found.index, vectors.astype(np.float32), texts)
     write_instructions(table, dataset, folder, made)
     return table
+
+
+def _from_store(space: Workspace, dataset: Dataset) -> InstructionTable:
+    """What the instruction store held at each request, the default where nothing."""
+    served = instructions_of_log(space, dataset)
+    _log.info("instructions of %d events: %s", dataset.num_events, ", ".join(
+        f"{count} {name}" for name, count in served.sources.items()))
+    write_instructions(served.table, dataset, space.instructions(STORE), {
+        "kind": STORE, "served": space.cfg.think.served, "sources": served.sources,
+        "ages": served.ages, "encoder": embeddings.describe_encoder(space.cfg.text)})
+    return served.table

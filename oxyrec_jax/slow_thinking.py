@@ -6,9 +6,9 @@
     think/version<n>.json       who writes the instructions of a version
 """
 
-import contextlib
 import dataclasses
 import datetime
+import functools
 import json
 import pathlib
 import time
@@ -23,9 +23,8 @@ from oxyrec_jax.data.dataset import Dataset, load_dataset
 from oxyrec_jax.data.shop.knowledge import load_knowledge
 from oxyrec_jax.data.shop.prepare import SOURCE
 from oxyrec_jax.instruction_store import Encoder
-from oxyrec_jax.thinking import pipeline, prompts
+from oxyrec_jax.thinking import cluster, pipeline, prompts
 from oxyrec_jax.thinking.reasoner import RULES_NAME
-from oxyrec_jax.thinking.recording import Recorded, Sink
 from oxyrec_jax.thinking.states import UserState, read_states
 from oxyrec_jax.user_states import LogStates
 from oxyrec_jax.workspace import Workspace, need
@@ -96,15 +95,11 @@ def think(space: Workspace, wanted: Wanted = Wanted()) -> dict[str, Any]:
     due = _of_file(space, wanted) if wanted.states else _of_log(space, wanted)
     encoder = Encoder(space)
     space.save()
-    with contextlib.ExitStack() as stack:
-        store = stack.enter_context(instruction_store.open_live(space, encoder))
-        sink: Sink = store
-        if not wanted.states:
-            sink = Recorded(store, stack.enter_context(
-                instruction_store.open_history(space, encoder)))
+    with instruction_store.open_live(space, encoder) as store:
         store.get_many(["nobody"])  # a dead server is met before anything is paid
-        _claim(space, encoder)
-        summary = _run(space, due, sink, encoder, wanted)
+    _claim(space, encoder)
+    summary = _run(space, due, encoder, wanted)
+    with instruction_store.open_live(space, encoder) as store:
         held = store.summary()
     by_rules = cfg.endpoint is None
     return {"reasoner": summary.model, "language_model": not by_rules,
@@ -115,18 +110,26 @@ def think(space: Workspace, wanted: Wanted = Wanted()) -> dict[str, Any]:
             "store": {"backend": cfg.store.backend, **held}}
 
 
-def _run(space: Workspace, due: Due, sink: Sink, encoder: Encoder, wanted: Wanted
+def _run(space: Workspace, due: Due, encoder: Encoder, wanted: Wanted
          ) -> pipeline.Summary:
     cfg = space.cfg.think
     journal = space.thinking / "journal" / f"version{cfg.version}"
+    answers, rules = space.thinking / "answers", load_knowledge().rules
     run = cfg.run(wanted.shard, wanted.shards)
+    opening = functools.partial(instruction_store.open_sink, space, encoder,
+                                recorded=not wanted.states)
+    if cfg.engine == "ray":
+        return cluster.think_on_ray(due.states, cluster.Job(
+            cfg.endpoint, rules, encoder, opening, str(journal), str(answers), run,
+            due.window, encoder.name), due.total)
     options: dict[str, Any] = {"window": due.window, "encoder": encoder.name,
                                "total": due.total}
-    if cfg.endpoint is None:
-        return pipeline.think_by_rules(due.states, load_knowledge().rules, encoder,
-                                       sink, journal, run, **options)
-    return pipeline.think_by_llm(due.states, cfg.endpoint, encoder, sink, journal, run,
-                                 answers=space.thinking / "answers", **options)
+    with opening() as sink:
+        if cfg.endpoint is None:
+            return pipeline.think_by_rules(due.states, rules, encoder, sink, journal,
+                                           run, **options)
+        return pipeline.think_by_llm(due.states, cfg.endpoint, encoder, sink, journal,
+                                     run, answers=answers, **options)
 
 
 def _of_file(space: Workspace, wanted: Wanted) -> Due:

@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 
-from oxyrec_jax import quickstart, workflow
+from oxyrec_jax import quickstart, slow_thinking, workflow, workspace
 from oxyrec_jax.base import InputError
 from oxyrec_jax.models.instructions import InstructionConfig
 from oxyrec_jax.models.retrieval import RetrievalConfig
+from oxyrec_jax.thinking.reading import ReadConfig
 
 ASKS = InstructionConfig("right", scenarios=6, trigger=True, reasoning=True,
                          behaviours=3, hidden=16)
@@ -76,6 +78,57 @@ def test_an_instruction_a_scenario_and_a_trigger_move_the_answer(space):
     assert answer(scenario="home") == plain  # the first is the default
     named = workflow.recommend(space, items=[item], k=5)
     assert len(named["recommendations"]) == 5
+
+
+@pytest.fixture(scope="module")
+def thought(space, tmp_path_factory):
+    """The same after `oxyrec think`, before each test request and for the end."""
+    folder = tmp_path_factory.mktemp("thought") / "work"
+    shutil.copytree(space.folder, folder)
+    think = dataclasses.replace(
+        space.cfg.think, read=ReadConfig(deadline=10.0),
+        store=dataclasses.replace(space.cfg.think.store, max_bytes=1 << 26))
+    found = workspace.Workspace(folder, dataclasses.replace(space.cfg, think=think))
+    slow_thinking.think(found, slow_thinking.Wanted(before="test"))
+    slow_thinking.think(found)
+    return found
+
+
+def test_a_user_gets_what_the_store_holds_and_is_told_what_that_is(space, thought):
+    user = workflow.load(space).dataset.user_ids()[3]
+    plain, read = (workflow.recommend(where, user=user, k=5)
+                   for where in (space, thought))
+    assert plain["instruction"]["source"] == "default"
+    assert "oxyrec think was not run" in plain["instruction"]["why"]
+    told = read["instruction"]
+    assert told["source"] == "store" and ": look for " in told["text"]
+    assert told["version"] == 1 and told["age_seconds"] >= 0
+    asked = workflow.recommend(thought, user=user, k=5,
+                               asked=workflow.Asked(instruction=told["text"]))
+    assert asked["instruction"] == {"source": "asked", "text": told["text"]}
+    scores = [[row["log_prob"] for row in found["recommendations"]]
+              for found in (plain, read, asked)]
+    assert scores[0] != scores[1]
+    np.testing.assert_allclose(scores[1], scores[2], atol=2e-3)  # stored as float16
+    item = read["recommendations"][0]["item_id"]
+    nobody = workflow.recommend(thought, items=[item], k=5)["instruction"]
+    assert nobody["why"] == "a history of no user"
+
+
+def test_what_was_thought_before_each_request_is_judged(space, thought, caplog):
+    with pytest.raises(InputError, match="run oxyrec think --before test"):
+        workflow.evaluate(space, instructions="store")
+    with caplog.at_level("INFO", "oxyrec_jax"):
+        found = workflow.evaluate(thought, instructions="store")
+    assert found["runs"] != workflow.evaluate(thought, instructions="none")["runs"]
+    assert (thought.evaluation("test_store") / "manifest.json").exists()
+    assert "stored" in caplog.text
+    dataset = workflow.load(thought, instructions="store").dataset
+    targets = dataset.targets("test")
+    rows = dataset.instructions.index[dataset.offsets()[targets[:, 0]] + targets[:, 1]]
+    assert (rows >= 0).mean() > 0.8
+    assert all(": look for " in dataset.instructions.texts[row] for row in
+               rows[rows >= 0])
 
 
 @pytest.mark.parametrize("asked, words", [

@@ -3,12 +3,12 @@
 import asyncio
 import json
 
-import numpy as np
 import pytest
 from think_process import embed
 
 from oxyrec_jax.data.shop import knowledge
 from oxyrec_jax.thinking import batches, pipeline, prompts
+from oxyrec_jax.thinking.journal import Journal
 from oxyrec_jax.thinking.opening import StoreConfig, open_store
 from oxyrec_jax.thinking.pipeline import ThinkConfig
 from oxyrec_jax.thinking.prompts import PromptConfig
@@ -90,26 +90,30 @@ def test_every_rule_passes_the_gate_and_is_stored_under_its_true_name(rules, tmp
 
 def test_the_stages_over_columns_do_what_the_run_does(rules, tmp_path):
     given = [UserState(rule.name, facts=rule.when) for rule in rules[:20]]
-    given.append(UserState("nobody"))
-    _, expected = think(rules, tmp_path, given)
-    cfg, who = ThinkConfig(), RuleReasoner(rules)
-    asked = batches.prompt_batch({"state": [state_to_json(one) for one in given]}, cfg)
-    assert len(asked["user"]) == 20 and asked["question"][0].startswith("<data>")
-    by_user = {state.user: state for state in given}
-    asked["answer"] = np.array([
-        who.say(prompts.build_prompt(by_user[user], kind, cfg.prompts))
-        for user, kind in zip(asked["user"], asked["kind"])], object)
-    asked["answer"][0] = None
-    judged = batches.judge_batch(asked, cfg, who.knowledge)
-    assert judged["refused"].tolist() == ["no-answer"] + [""] * 19
-    with open_store(StoreConfig(max_bytes=1 << 26), tmp_path / "other", dimension=2
-                    ) as store:
-        put = batches.store_batch(judged, cfg, embed=embed, store=store, model=who.name,
-                                  encoder="", window=WINDOW)
+    given += [UserState("nobody"), UserState("x" * 500, facts=("cold",)),
+              UserState("dull", facts=("woman",))]
+    summary, expected = think(rules, tmp_path, given)
+    cfg, who, window = ThinkConfig(), RuleReasoner(rules), WINDOW
+    lines = {"state": [state_to_json(one) for one in given]}
+    with (open_store(StoreConfig(max_bytes=1 << 26), tmp_path / "other", dimension=2
+                     ) as store, Journal(tmp_path / "journal") as journal):
+        for turn in range(2):
+            asked = batches.prompt_batch(lines, cfg, window)
+            assert asked["status"].tolist()[-3:] == ["no_data", "bad_id", ""]
+            assert asked["question"][0].startswith("<data>")
+            answered = asyncio.run(batches.answer_batch(asked, who, journal))
+            judged = batches.judge_batch(answered, cfg, who.knowledge)
+            put = batches.store_batch(judged, cfg, embed=embed, store=store,
+                                      model=who.name, encoder="", journal=journal)
+            counted = pipeline.Summary(window=window, model=who.name, users=len(given))
+            batches.count_batch(put, counted)
+            if turn == 0:
+                counted.seconds = summary.seconds
+                assert counted == summary
         found = store.get_many([state.user for state in given])
-    assert put["outcome"].tolist() == [0] * 19 and len(put["user"]) == 19
-    assert found.texts[1:].tolist() == expected.texts[1:].tolist()
-    assert not found.stored[0] and found.stored[1:20].all()
+    assert (counted.already, counted.stored) == (20, 0)
+    assert found.texts.tolist() == expected.texts.tolist()
+    assert found.stored.tolist() == [True] * 20 + [False] * 3
 
 
 def test_rules_need_no_event_loop_of_the_caller(rules):

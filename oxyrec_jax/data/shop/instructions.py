@@ -11,6 +11,9 @@ purpose, which no real log allows:
             really holds
     none    no text
 
+A sixth kind, "store", is no truth of the shop's: what slow thinking wrote before each
+request, of any log with times (`instruction_store.instructions_of_log`).
+
 Source: ours; four kinds (oracle, noisy, wrong, none) for controlled comparisons, and
 the real query in search samples as in OxygenREC, https://arxiv.org/abs/2512.22386.
 """
@@ -26,6 +29,7 @@ from oxyrec_jax.data.shop.knowledge import DEPARTMENT_SEPARATOR
 from oxyrec_jax.data.shop.prepare import SOURCE
 
 KINDS = ("oracle", "noisy", "wrong", "query", "none")
+STORE = "store"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +37,7 @@ class InstructionSource:
     """Which texts the requests of a log carry.
 
     Attributes:
-      train: their kind in training and validation, one of `KINDS`.
+      train: their kind in training and validation, one of `KINDS` or "store".
       evaluate: their kind where a run is judged.
       noise, vague, seed: see `instruction_texts`.
       dropout: share of requests that go without their text in training, so that a
@@ -55,9 +59,9 @@ class InstructionSource:
             raise InputError(f"instructions.dropout is {self.dropout}, expected 0 or "
                              "more and less than 1")
         for name in ("train", "evaluate"):
-            if getattr(self, name) not in KINDS:
+            if getattr(self, name) not in (*KINDS, STORE):
                 raise InputError(f"instructions.{name} is {getattr(self, name)!r}, "
-                                 f"expected one of {', '.join(KINDS)}")
+                                 f"expected one of {', '.join((*KINDS, STORE))}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +105,8 @@ def instruction_texts(dataset: Dataset, kind: str, *, noise: float = 0.2,
         raise InputError(f"{dataset.folder} was made from "
                          f"{dataset.manifest.get('source')!r}: only a simulated shop "
                          "knows the needs behind its requests; write instructions for "
-                         "other logs with `oxyrec think`")
+                         "other logs with oxyrec think and give them as the kind store"
+                         )
     if kind == "none":
         return InstructionTexts(np.full(dataset.num_events, -1, np.int32), [])
     if kind == "query":
