@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from oxyrec_jax.base import Array
 from oxyrec_jax.decode.beam import Beams, beam_search
+from oxyrec_jax.decode.sampling import Sampling
 from oxyrec_jax.models.generator import Generator, Mixture
 from oxyrec_jax.tokenizer import trie as trie_lib
 from oxyrec_jax.tokenizer.catalogue import Catalogue
@@ -15,7 +16,8 @@ from oxyrec_jax.tokenizer.catalogue import Catalogue
 
 @functools.partial(jax.jit, static_argnames=("model", "beams", "experts"))
 def recommend(model: Generator, params: Any, batch: dict[str, Array],
-              catalogue: Catalogue, *, beams: int, experts: bool = True) -> Beams:
+              catalogue: Catalogue, *, beams: int, experts: bool = True,
+              sampling: Sampling | None = None) -> Beams:
     """Finds the best semantic IDs for each history; one compiled program.
 
     Args:
@@ -26,9 +28,11 @@ def recommend(model: Generator, params: Any, batch: dict[str, Array],
       catalogue: the items; another one of its size compiles nothing anew.
       beams: K, static.
       experts: without it a model that mixes experts answers with its decoder alone.
+      sampling: draw without replacement instead of taking the best.
 
     Returns:
-      `Beams`: exact log-probabilities over the legal semantic IDs, best first.
+      `Beams`: exact log-probabilities over the legal semantic IDs, best first or in
+      the order of drawing.
     """
     used = {name: batch[name] for name in model.reads}
     size = used["items"].shape[0]
@@ -40,7 +44,8 @@ def recommend(model: Generator, params: Any, batch: dict[str, Array],
     if model.cfg.experts == 1 or not experts:
         def step(past: Any, codes: Array | None, level: int) -> tuple[Array, Any]:
             return ask(search, past, codes, level, method="search_step")
-        return beam_search(step, (), catalogue.trie, beams=beams, batch=size)
+        return beam_search(step, (), catalogue.trie, beams=beams, batch=size,
+                           sampling=sampling)
 
     trie = catalogue.trie
     shared: dict[str, Any] = {}  # made at level 0, read by later levels of a trace
@@ -71,7 +76,8 @@ def recommend(model: Generator, params: Any, batch: dict[str, Array],
         mixed = jnp.logaddexp(weight + sums, jnp.log(mass))
         return mixed, (past, nodes, sums)
 
-    return beam_search(mixed_step, (), trie, beams=beams, batch=size)
+    return beam_search(mixed_step, (), trie, beams=beams, batch=size,
+                       sampling=sampling)
 
 
 def _legal_log_softmax(logits: Array, legal: Array) -> Array:
