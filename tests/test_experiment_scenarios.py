@@ -6,16 +6,21 @@ import importlib.util
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from oxyrec_jax import metrics
 from oxyrec_jax.data import dataset as datasets
 from oxyrec_jax.data import schema
+from oxyrec_jax.data.pipeline import TrainSource
 from oxyrec_jax.data.prepare import DataConfig
 from oxyrec_jax.data.readers.tables import ItemColumns, TableColumns
+from oxyrec_jax.models.generator import Generator
+from oxyrec_jax.models.instructions import InstructionConfig
 from oxyrec_jax.report import write_scenario_page
-from oxyrec_jax.train import loop
+from oxyrec_jax.train import beginning, loop
 
 _FILE = pathlib.Path(__file__).parents[1] / "experiments" / "scenarios.py"
 
@@ -71,7 +76,26 @@ def tiny(table, folder, steps):
         evaluate=dataclasses.replace(cfg.evaluate, ks=(1, 10)), beams=10)
 
 
-def test_a_toy_table_runs_shows_equal_compute_and_is_read_back(table, tmp_path):
+def drawn(model, dataset, catalogue, cfg, folder, *, seed, start=None, **_):
+    """In place of a training: what it would keep, of parameters that are drawn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"train": dataclasses.asdict(cfg), "seed": seed,
+                "model": dataclasses.asdict(model.cfg)}
+    beginning.check_same_run(folder / "run.json", settings, {})
+    if not (folder / "best").exists():
+        batch = TrainSource(dataset, loop._with_columns(cfg.pipeline, model, dataset),
+                            seed=seed)[0]
+        shapes = nn.meta.unbox(jax.eval_shape(
+            lambda: model.init(jax.random.key(0), batch, catalogue.tables)["params"]))
+        rng = np.random.default_rng(cfg.steps)
+        loop._write_params(folder / "best", start() if start else jax.tree.map(
+            lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes),
+            cfg.steps)
+    return loop.Outcome({}, 0.0, cfg.steps, cfg.steps, {})
+
+
+def test_a_toy_table_shows_equal_compute_and_is_read_back(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "train", drawn)
     cfg = tiny(table, tmp_path, 6)
     found = table.table_of(tmp_path / "runs", cfg, samples=20)
     assert set(found["scenarios"]) == {"home", "cart"}
@@ -94,8 +118,10 @@ def test_a_toy_table_runs_shows_equal_compute_and_is_read_back(table, tmp_path):
     again = table.table_of(tmp_path / "runs", cfg, samples=20)
     assert again == found
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    log = loop.read_log(tmp_path / "runs" / "unified" / "train" / "seed0" / "log.jsonl")
-    assert max(line["step"] for line in log) == 6
+    # What starts from the same parameters as another answers as that one does.
+    cart, home = (loop.read_params(tmp_path / "runs" / f"tuned-{name}/train/seed0/best")
+                  for name in ("cart", "home"))
+    assert jax.tree.all(jax.tree.map(np.array_equal, cart[0], home[0]))
     text = table.show(found)
     assert text.count("\n| home |") == text.count("\n| cart |") == len(table.TABLE)
     page = write_scenario_page(tmp_path / "page.html", found).read_text()
@@ -171,3 +197,12 @@ def test_channels_are_joined_without_joining_histories(table, tmp_path):
         "ann/office,office/0,office", "ann/office,office/0,office"]
     assert (tmp_path / "out" / "items.csv").read_text().splitlines()[:3] == [
         "item_id,title", 'beauty/0,"A, beauty"', "beauty/1,b"]
+
+
+def test_the_network_is_told_the_scenario_and_nothing_of_the_answer(table):
+    cfg = table.get_config()
+    assert Generator(cfg.model, (8, 8), 10).reads == (
+        "items", "segments", "target_positions", "target_scenario")
+    untold = dataclasses.replace(cfg.model, instructions=InstructionConfig())
+    assert Generator(untold, (8, 8), 10).reads == (
+        "items", "segments", "target_positions")
