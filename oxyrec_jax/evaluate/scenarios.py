@@ -62,9 +62,10 @@ def figures(groups: Mapping[str, np.ndarray], runs: Mapping[str, tables.Ranks],
         sample = draw(users[rows])
         seeds = metrics.across_seeds([tables.figures(ranks, ks)
                                       for ranks in own.values()])
-        baselines = {rival: {**tables.figures(ranks, ks),
-                             "intervals": tables.intervals(ranks, ks, sample)}
-                     for rival, ranks in others.items()}
+        baselines: dict[str, dict[str, Any]] = {
+            rival: {**tables.figures(ranks, ks),
+                    "intervals": tables.intervals(ranks, ks, sample)}
+            for rival, ranks in others.items()}
         best = max(baselines, key=lambda rival: baselines[rival][headline])
         found[name] = {
             "targets": int(rows.sum()), "users": len(np.unique(users[rows])),

@@ -112,7 +112,8 @@ def _gaps(found: Mapping[str, Any], row: str) -> go.Figure:
 
 
 def _table(found: Mapping[str, Any]) -> Html:
-    body, marked = [], []
+    body: list[list[Any]] = []
+    marked: list[int] = []
     for name, own in found["scenarios"].items():
         best = {cell: max(cells[cell]["mean"] for cells in own["rows"].values())
                 for cell in found["cells"]}

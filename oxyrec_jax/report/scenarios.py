@@ -38,7 +38,8 @@ def section(key: str, result: Mapping[str, Any], model: str) -> list[Html]:
 def _table(found: Mapping[str, Any], ks: list[int], model: str) -> Html:
     """Every scenario's recommenders, the model marked."""
     cells = [f"item.{metric}@{k}" for k in ks for metric in ("recall", "ndcg")]
-    body, marked = [], []
+    body: list[list[Any]] = []
+    marked: list[int] = []
     for name, own in found.items():
         marked.append(len(body))
         for label, entry in [(model, own), *[
