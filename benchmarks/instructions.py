@@ -16,7 +16,8 @@ Redis needs the package redis and a server: `redis-server` of the extra "test" o
 PATH, started here on a port of its own without persistence. Without one its figures are
 left out and "skipped" says so. `reads_per_s` counts users.
 
-The near-line pipeline that fills the store: see near_line.py beside this file.
+The near-line pipeline that fills the store: see near_line.py beside this file; what
+retrieval from long histories adds to a training step and to a request: igr_step.py.
 """
 
 import argparse
@@ -36,6 +37,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from igr_step import measure_retrieval
 from near_line import measure_thinking
 
 from oxyrec_jax.thinking.lmdb_store import LmdbBackend
@@ -66,6 +68,7 @@ def main() -> None:
     figures |= measure_store(50_000 if options.quick else 1_000_000,
                              60 if options.quick else 400, options.folder)
     figures |= measure_thinking(options.quick, options.folder)
+    figures |= measure_retrieval(options.quick)
     if options.json:
         print(json.dumps(figures))
 

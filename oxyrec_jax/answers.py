@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from oxyrec_jax.base import InputError
-from oxyrec_jax.data import pipeline
+from oxyrec_jax.data import event_rows, pipeline
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.decode.beam import expand_items
 from oxyrec_jax.decode.recommend import recommend as search
@@ -133,10 +133,19 @@ def _request(space: Workspace, ready: Ready, history: np.ndarray, asked: Asked,
     for name in model.cfg.sides:
         batch[name] = np.zeros((1, most), np.float32)
         if user is not None:
-            known = dataset.column("time" if name == "gap" else name)[first:last]
-            # When the request is made nobody has said: the last gap stays unknown.
-            known = np.diff(known, append=known[-1:]) if name == "gap" else known
+            made = name in ("gap", *event_rows.CALENDAR)
+            known = dataset.column("time" if made else name)[first:last]
+            # When the request is made nobody has said: the last stays unknown.
+            if name == "gap":
+                known = np.diff(known, append=known[-1:])
+            elif made:
+                known = np.append(event_rows.calendar(name, known[1:]), 0)
             batch[name][0, :size] = known[-most:]
+    if dataset.profiles is not None:
+        profile = np.full(dataset.profiles.rows.shape[1], -1, np.int32)
+        if user is not None:
+            profile = dataset.profiles.rows[dataset.user_ids().index(user)]
+        batch["profile"] = np.tile(profile, (1, most, 1))
     return batch | _instructions(space, ready, asked, ids)
 
 

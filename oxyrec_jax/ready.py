@@ -11,6 +11,7 @@ from oxyrec_jax.base import InputError
 from oxyrec_jax.data.dataset import Dataset, load_dataset
 from oxyrec_jax.data.instruction_table import (InstructionTable, load_instructions,
                                                write_instructions)
+from oxyrec_jax.data.profiles import load_profiles
 from oxyrec_jax.data.shop.instructions import STORE, instruction_texts
 from oxyrec_jax.evaluate import rows
 from oxyrec_jax.instruction_store import instructions_of_log
@@ -79,7 +80,11 @@ def load(space: Workspace, *, live: bool = False, instructions: str | None = Non
         features=None if features is None else features[:count],
         successors=successors, retired=~ids.live if live else None,
         rows=items if live else None)
-    model = Generator(cfg.model, tuple(ids.widths), items)
+    if cfg.model.profile:
+        dataset = dataclasses.replace(
+            dataset, profiles=load_profiles(dataset, cfg.model.profile))
+    model = Generator(cfg.model, tuple(ids.widths), items,
+                      dataset.profiles.size if dataset.profiles else 0)
     if "instruction" in model.columns:
         table = instruction_table_of(space, dataset,
                                      instructions or cfg.instructions.train)

@@ -27,6 +27,7 @@ from oxyrec_jax import artifacts
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data import schema
 from oxyrec_jax.data.instruction_table import InstructionTable
+from oxyrec_jax.data.profiles import Profiles
 from oxyrec_jax.data.writer import (KIND, SPLITS, VERSION, DatasetWriter, shard_name,
                                     write_dataset)
 
@@ -63,6 +64,7 @@ class Dataset:
       shards: in order of sequence.
       splits: name to `[R, 3]` int64 rows `(sequence, first, last)`.
       instructions: of its events; None: none are attached.
+      profiles: of its users; None: none are attached.
     """
 
     folder: pathlib.Path
@@ -73,6 +75,7 @@ class Dataset:
     shards: tuple[Shard, ...]
     splits: Mapping[str, np.ndarray]
     instructions: InstructionTable | None = None
+    profiles: Profiles | None = None
 
     def with_instructions(self, table: InstructionTable) -> "Dataset":
         """The same data set, whose batches can have the column `instruction`.

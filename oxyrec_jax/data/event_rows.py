@@ -9,7 +9,15 @@ from oxyrec_jax.data import schema
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.data.target_weights import TargetWeights
 
-MADE = ("gap", "instruction", "weight")  # columns that no data set stores
+# Columns that no data set stores.
+MADE = ("gap", "hour", "weekday", "profile", "instruction", "weight")
+CALENDAR = {"hour": (3_600, 24, 0), "weekday": (86_400, 7, 3)}  # day 0: a Thursday
+
+
+def calendar(name: str, seconds: np.ndarray) -> np.ndarray:
+    """Hour of the day 1 to 24, or weekday 1 (Monday) to 7, of Unix seconds, float32."""
+    unit, kinds, first = CALENDAR[name]
+    return (1 + (seconds // unit + first) % kinds).astype(np.float32)
 
 
 class EventRows:
@@ -32,6 +40,14 @@ class EventRows:
         stored = [name for name in columns if name not in MADE]
         self._names = {"items": "item", **{name: name for name in stored}}
         self._gap, self._kept = "gap" in columns, weights.kept
+        self._calendar = [name for name in columns if name in CALENDAR]
+        self._profiles, self._offsets = None, dataset.offsets()
+        if "profile" in columns:
+            self._profiles = dataset.profiles
+            if self._profiles is None:
+                raise InputError("pipeline.columns names 'profile', and the data set "
+                                 "has no profiles attached; name columns in "
+                                 "model.profile")
         self._weights = weights.tables if "weight" in columns else None
         self._instructions = None
         if "instruction" in columns:
@@ -40,7 +56,7 @@ class EventRows:
                 raise InputError(f"pipeline.columns names 'instruction', and "
                                  f"{dataset.folder} has no instructions; make them "
                                  "first, or leave model.instructions.reasoning off")
-        needs = {"time": self._gap, "behaviour": self._weights == {}}
+        needs = {"time": self._gap or self._calendar, "behaviour": self._weights == {}}
         for name in [*stored, *(name for name, asked in needs.items() if asked)]:
             if name not in dataset.columns:
                 raise InputError(f"pipeline.columns names {name!r}, which "
@@ -76,6 +92,16 @@ class EventRows:
             seconds = self._take("time", events + 1) - self._take("time", events)
             batch["gap"] = np.zeros((rows, width), np.float32)
             batch["gap"].reshape(-1)[flat] = seconds
+        for name in self._calendar:
+            batch[name] = np.zeros((rows, width), np.float32)
+            batch[name].reshape(-1)[flat] = calendar(
+                name, self._take("time", events + 1))
+        if self._profiles is not None:
+            user = np.searchsorted(self._offsets, start, side="right") - 1
+            known = self._profiles.rows[user]
+            batch["profile"] = np.full((rows, width, known.shape[1]), -1, np.int32)
+            batch["profile"].reshape(rows * width, -1)[flat] = np.repeat(
+                known, length, axis=0)
         if fresh is not None:
             batch["target_mask"] = np.zeros((rows, width), bool)
             batch["target_mask"].reshape(-1)[flat] = (

@@ -12,12 +12,14 @@ A batch is a dict (shape letters of `base`; B is the rows of this process):
     long_items        [B, M] int32  mode "last" where asked for: the events before
                                     `items`, oldest first, then -1
 
-Two columns are made here. `gap` `[B, L]` float32: seconds from each event to the next,
+Some columns are made here. `gap` `[B, L]` float32: seconds from each event to the next,
 which for the last event is the time of the request that is to be answered; it needs
-times. `instruction` is of the targets alone, `target_instruction` `[B, J, F]` float32:
-the vector of the text that goes with the request, zero where there is none. `weight`
-is of the targets alone too, `target_weight` `[B, J]` float32: how much the target's
-behaviour and scenario count in training.
+times. `hour` and `weekday` `[B, L]` float32 are of that next event or request, from 1.
+`profile` `[B, L, C]` int32 are the rows of the history's person, -1 for none (see
+`data.profiles`). `instruction` is of the targets alone, `target_instruction`
+`[B, J, F]` float32: the vector of the text that goes with the request, zero where there
+is none. `weight` is of the targets alone too, `target_weight` `[B, J]` float32: how
+much the target's behaviour and scenario count in training.
 
 Mode "packed" (causal encoder): windows share rows, J = L, the target of position j is
 the event after it. Mode "last" (bidirectional encoder): one target for each row, J = 1,

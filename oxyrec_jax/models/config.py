@@ -35,7 +35,10 @@ class ModelConfig:
         products for each request (ours).
       item_features: adds a projection of the vectors that the tokenizer quantised.
       sides: what else of each history event is read: "behaviour", "scenario", "price"
-        (on a logarithmic scale), "gap" (the time until the next event or the request).
+        (on a logarithmic scale), "gap" (the time until the next event or the request),
+        "hour", "weekday" (of that next event or request).
+      profile: what is read of the person: columns of the data set's table of people or
+        users, such as "city", "life", "hobbies" (`data.profiles` tells which will do).
       instructions: the tokens that steer the decoder.
       retrieval: what is read of a history longer than the recent one, by instruction.
       dropout: rate on embeddings and on each residual branch.
@@ -61,6 +64,7 @@ class ModelConfig:
     item_head: bool = False
     item_features: bool = False
     sides: tuple[str, ...] = ()
+    profile: tuple[str, ...] = ()
     instructions: InstructionConfig = InstructionConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
     dropout: float = 0.2
@@ -88,6 +92,11 @@ class ModelConfig:
             raise InputError("model.retrieval asks by instructions and "
                              "model.instructions.placement is 'none'; place them, or "
                              "set model.retrieval.events=0")
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Columns of a batch that are read beside each item of the history."""
+        return (*self.sides, *(("profile",) if self.profile else ()))
 
     @property
     def experts(self) -> int:

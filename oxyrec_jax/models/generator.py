@@ -38,11 +38,13 @@ class Generator(nn.Module):
       cfg: the network.
       widths: codes on each level, T numbers.
       items: N, rows of the item tables.
+      profile: rows of the table of profiles.
     """
 
     cfg: ModelConfig
     widths: tuple[int, ...]
     items: int
+    profile: int = 0
 
     def setup(self) -> None:
         cfg = self.cfg
@@ -58,8 +60,8 @@ class Generator(nn.Module):
                 "item_vectors", layers.axes(small, "items", "embed"),
                 (self.items, cfg.width), jnp.float32)
         self.feature_in = layers.Linear(cfg.width, ("features", "embed"))
-        if cfg.sides:
-            self.side_in = sides.SideVectors(cfg.sides, cfg.width)
+        if cfg.beside:
+            self.side_in = sides.SideVectors(cfg.sides, cfg.width, self.profile)
         if cfg.instructions.placement != "none":
             self.instructions = Instructions(cfg.instructions, cfg.width)
         if cfg.retrieval.events:
@@ -132,14 +134,14 @@ class Generator(nn.Module):
     def columns(self) -> tuple[str, ...]:
         """Columns of the events that a batch must have for this network."""
         asked = (name.removeprefix("target_") for name in self.cfg.instructions.reads)
-        return tuple(dict.fromkeys((*self.cfg.sides, *asked)))
+        return tuple(dict.fromkeys((*self.cfg.beside, *asked)))
 
     @property
     def reads(self) -> tuple[str, ...]:
         """Keys of a batch that the network reads, apart from its targets."""
         long = ("long_items",) if self.cfg.retrieval.events else ()
         return ("items", "segments", "target_positions", *long,
-                *self.cfg.sides, *self.cfg.instructions.reads)
+                *self.cfg.beside, *self.cfg.instructions.reads)
 
     def encode(self, batch: dict[str, Array], tables: ItemTables, *,
                train: bool = False) -> Array:
@@ -147,7 +149,7 @@ class Generator(nn.Module):
 
         Args:
           batch: `items` `[B, L]` int32; `segments` `[B, L]` int32, 0 on padding, one
-            number for each packed history; the columns of `cfg.sides` `[B, L]`.
+            number for each packed history; the columns of `cfg.beside` `[B, L]`.
           tables: what is known of every item.
           train: dropout on.
 
@@ -156,8 +158,8 @@ class Generator(nn.Module):
         """
         cfg, items, segments = self.cfg, batch["items"], batch["segments"]
         x = self.item_inputs(items, tables)
-        if cfg.sides:
-            x = x + self.side_in(batch)
+        if cfg.beside:
+            x = x + self.side_in(batch, train=train)
         if cfg.retrieval.events:
             first = jnp.arange(items.shape[1]) < cfg.retrieval.keep
             x = x + jnp.where(first[:, None], self.retrieved, 0)
@@ -354,8 +356,8 @@ class Generator(nn.Module):
         kept = self.retrieve(batch, tables)
         real = (kept >= 0).astype(jnp.int32)
         before = {"items": kept * real, "segments": real}
-        before |= {name: jnp.zeros(kept.shape, batch[name].dtype)
-                   for name in self.cfg.sides}
+        before |= {name: sides.before(name, batch[name], keep)
+                   for name in self.cfg.beside}
         return {**batch, "target_positions": batch["target_positions"] + keep,
                 **{name: jnp.concatenate([rows, batch[name]], axis=1)
                    for name, rows in before.items()}}

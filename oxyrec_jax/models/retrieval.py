@@ -102,13 +102,18 @@ def choose_events(cfg: RetrievalConfig, scores: Array, items: Array) -> Array:
     """
     batch, length = items.shape
     real = items >= 0
-    found = jnp.take_along_axis(scores, jnp.maximum(items, 0), axis=1)
-    later = jnp.cumsum(real[:, ::-1], axis=1)[:, ::-1]  # 1 at the latest event
+    order = jnp.where(real, jnp.arange(length, dtype=jnp.float32), -1)
     if cfg.choose == "recent":
-        found = -later.astype(jnp.float32)
+        found = order
     elif cfg.choose == "random":
         found = _noise(items)
-    found = jnp.where(later <= cfg.recent, -_NEVER, found)
+    else:
+        found = jnp.take_along_axis(scores, jnp.maximum(items, 0), axis=1)
+    if cfg.recent:
+        # Reversed, as a rising row is the slowest to pick from; the least of the few
+        # and not the last, as XLA makes a slice of them a sort of the whole row.
+        latest = jax.lax.top_k(order[:, ::-1], cfg.recent)[0].min(1, keepdims=True)
+        found = jnp.where(order >= latest, -_NEVER, found)
     found = jnp.where(real, found, _NEVER)
     # `top_k` prefers the first of equals: reversed, that is the latest.
     _, places = jax.lax.top_k(found[:, ::-1], cfg.keep)
