@@ -171,6 +171,8 @@ def report(space: Workspace, *, examples: int = 8) -> dict[str, Any]:
         space.report, title=cfg.name, results=results or None, training=log or None,
         semantic_ids=space.semantic_ids if space.semantic_ids.exists() else None,
         dataset=dataset, examples=shown,
+        following={path.stem: artifacts.read_json(path) for path in
+                   sorted((space.folder / "following").glob("*.json"))},
         facts={"configuration": config.to_dict(cfg), "versions": versions()})
     return {"report": str(space.report)}
 

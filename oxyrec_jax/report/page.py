@@ -45,6 +45,7 @@ def write_report(
     dataset: Dataset | None = None,
     examples: Sequence[sections.Example] = (),
     facts: Mapping[str, Any] | None = None,
+    following: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> pathlib.Path:
     """Writes the report; whatever is not given is said to be missing.
 
@@ -60,6 +61,7 @@ def write_report(
       examples: users to show.
       facts: configuration, versions, timings …; each nested mapping is a table of its
         own. Numbers under "timings" also become cards.
+      following: a name to what `workflow.follow` returned.
 
     Returns:
       The path.
@@ -76,7 +78,7 @@ def write_report(
     _check_examples(examples, len(titles or ()) if sids is None else len(sids.codes))
     content = {
         "summary": sections.summary(results, sids, facts),
-        "results": sections.evaluation(results),
+        "results": sections.evaluation(results, following or {}),
         "training": sections.training(training),
         "semantic-ids": semantic_ids_section.section(sids, names),
         "examples": sections.examples(examples, titles, sids),

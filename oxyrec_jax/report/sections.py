@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from oxyrec_jax.report import (figures, fragments, scenarios, semantic_ids,
-                               semantic_map, words)
+                               semantic_map, steering, words)
 from oxyrec_jax.report.fragments import Html, chart, missing, number, table, tag
 from oxyrec_jax.tokenizer.sid_table import SemanticIds
 
@@ -67,8 +67,9 @@ def summary(results: Mapping[str, Mapping[str, Any]],
             fragments.cards(cards)]
 
 
-def evaluation(results: Mapping[str, Mapping[str, Any]]) -> list[Html]:
-    """Tables and charts of every result, the first one in full."""
+def evaluation(results: Mapping[str, Mapping[str, Any]],
+               following: Mapping[str, Mapping[str, Any]]) -> list[Html]:
+    """Tables and charts of every result, the first one in full; what was followed."""
     if not results:
         return [missing("results", "Run the evaluation: it writes the figures, their "
                         "intervals and the baselines.")]
@@ -76,7 +77,7 @@ def evaluation(results: Mapping[str, Mapping[str, Any]]) -> list[Html]:
     for index, (name, result) in enumerate(results.items()):
         parts.append(tag("h3", name))
         parts += _result(f"r{index}", result)
-    return parts
+    return parts + steering.following(following)
 
 
 def training(log: Sequence[Mapping[str, Any]] | None) -> list[Html]:
@@ -211,7 +212,8 @@ def _result(key: str, result: Mapping[str, Any]) -> list[Html]:
             tag("div", [*lines, gap], class_="grid"),
             tag("h3", f"For which targets? {words.cell(headline)} by group"),
             tag("div", grouped, class_="grid"),
-            *scenarios.section(key, result, MODEL), *_details(result),
+            *scenarios.section(key, result, MODEL), *steering.retrieval(result),
+            *_details(result),
             tag("details", tag("summary", "Notes on these figures"), tag(
                 "ul", [tag("li", note) for note in result["notes"]]))]
 
