@@ -257,10 +257,10 @@ def _transfer(found: Mapping[str, Any], row: str) -> dict[str, Any]:
     harmed = [name for name, gap in gaps.items() if gap["high"] < 0]
     told = "; ".join(f"{name} {gaps[name]['mean']:+.4f} ({gaps[name]['low']:+.4f} to "
                      f"{gaps[name]['high']:+.4f})" for name in losses)
+    lost = "lower figure" if row == UNTOLD else "negative transfer"
     sentence = (f"Against {row!r}, unified wins on {len(wins)} of {len(gaps)} "
                 f"scenarios by NDCG@10 ({len(clear)} with an interval above zero); "
-                + (f"negative transfer on {told}." if told else "no negative transfer.")
-                )
+                + (f"{lost} on {told}." if told else f"no {lost}."))
     return {"wins": wins, "losses": losses, "clear_wins": clear,
             "clear_losses": harmed, "sentence": sentence}
 
@@ -332,7 +332,8 @@ def show(found: Mapping[str, Any]) -> str:
              "|---|---|---|---|---|---|"]
     for name, own in found["scenarios"].items():
         for row, cells in own["rows"].items():
-            shown = [f"{cells[cell]['mean']:.4f} ± {cells[cell]['sd'] or 0:.4f}"
+            shown = [f"{cells[cell]['mean']:.4f}" + (
+                "" if cells[cell]["sd"] is None else f" ± {cells[cell]['sd']:.4f}")
                      for cell in names]
             lines.append(f"| {name} | {own['targets']} | {row} | "
                          f"{' | '.join(shown)} |")
