@@ -58,7 +58,7 @@ class Size:
 
 
 # Compiling is most of it: a smaller network, on which retrieval weighs more.
-QUICK = Size(width=128, layers=1, history=64, batch=16, turns=5)
+QUICK = Size(width=128, layers=1, history=64, batch=16, items=5_000, turns=5)
 
 
 def measure_retrieval(quick: bool) -> dict[str, Any]:

@@ -123,12 +123,12 @@ def _last_seen_rows(logs: Mapping[str, Statistics]
     rows = []
     for name in _names(logs, "last_seen"):
         for paused, where in ((False, ""), (True, ", after an hour's pause")):
-            label = f"{name} of a test request{where}: last seen"
-            rows += [(f"{label} more than {k} events ago",
+            label = f"test request{where}: {name}"
+            rows += [(f"{label} last seen > {k} events ago",
                       get(name, paused, "beyond", str(k)), "{:.1%}".format)
                      for k in returns.BEYOND]
-            rows.append((f"{label.removesuffix('last seen')}never seen",
-                         get(name, paused, "never"), "{:.1%}".format))
+            rows.append((f"{label} never seen", get(name, paused, "never"),
+                         "{:.1%}".format))
     return rows
 
 
