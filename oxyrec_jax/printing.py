@@ -73,9 +73,9 @@ def _scenarios(found: Mapping[str, Any]) -> Table:
 
 def _retrieval(found: Mapping[str, Any]) -> Table:
     """What is retrieved beside the controls, on the same histories."""
-    table = Table(f"{found['keep']} events kept\n{found['targets']:,} targets", "model",
-                  "recent", "random", "ceiling", "model\nminus recent",
-                  "model\nminus random", box=box.SIMPLE)
+    table = Table("retrieved", "model", "recent", "random", "ceiling", "minus recent",
+                  "minus random", box=box.SIMPLE, title=f"{found['keep']} older events "
+                  f"kept, {found['targets']:,} targets have any", title_style="")
     for name, cell in found["cells"].items():
         gaps = (cell[f"minus_{rule}"] for rule in ("recent", "random"))
         table.add_row(name.replace(".", " "), *(f"{cell[rule]:.3f}" for rule in
@@ -87,7 +87,8 @@ def _retrieval(found: Mapping[str, Any]) -> Table:
 def _following(found: Mapping[str, Any], level: float) -> list[Table | str]:
     """Figures under each kind of text, what they change, and what is aimed at."""
     table = Table("texts", *(f"{group}\n{count:,} requests" for group, count in
-                             found["counts"].items()), title="HR@10", box=box.SIMPLE)
+                             found["counts"].items()), title="HR@10", title_style="",
+                  box=box.SIMPLE)
     for kind, cells in found["kinds"].items():
         table.add_row(kind, *(f"{cells[group]['hr@10']['mean']:.4f}" if group in cells
                               else "–" for group in found["counts"]))

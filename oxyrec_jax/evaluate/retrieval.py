@@ -124,7 +124,7 @@ def retrieve_split(model: Generator, params: Any, dataset: Dataset, split: str,
                                     long=model.cfg.retrieval.events,
                                     behaviour=behaviour)
     params = jax.device_put(params)
-    keys = model.apply({"params": params}, tables, method="item_keys")
+    keys: Any = model.apply({"params": params}, tables, method="item_keys")
     tables = dataclasses.replace(tables, keys=keys)
     found: list[list[dict[str, dict[str, np.ndarray]]]] = []
     older = []
@@ -146,7 +146,7 @@ def retrieve_split(model: Generator, params: Any, dataset: Dataset, split: str,
 def _keep(model: Generator, params: Any, batch: dict[str, Array], tables: ItemTables
           ) -> Array:
     """`[1 + controls, B, K]` int32: what the network and the controls keep."""
-    own = model.apply({"params": params}, batch, tables, method="retrieve")
+    own: Any = model.apply({"params": params}, batch, tables, method="retrieve")
     cfg, items = model.cfg.retrieval, batch["long_items"]
     even = jnp.zeros((items.shape[0], tables.codes.shape[0]), jnp.float32)
     others = [choose_events(dataclasses.replace(cfg, choose=name, recent=0), even,

@@ -7,9 +7,8 @@ whole user costs one forward pass; with a bidirectional one a row serves one tar
 Training, rollouts and serving run the same decoder layers: targets of a row and beams
 of a request are the same axis Q.
 
-Source: OxygenREC, arXiv 2512.22386, backbone (pre-RMSNorm, bias-free, SwiGLU, relative
-positions, one token to the right of BOS left for instructions); one position for each
-item and supervision of all positions are ours.
+Source: OxygenREC, arXiv 2512.22386 (pre-RMSNorm, bias-free, SwiGLU, relative positions,
+instructions at BOS); one position an item and supervision of all positions are ours.
 """
 
 import jax
@@ -17,9 +16,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from oxyrec_jax.base import Array
-from oxyrec_jax.models import layers
+from oxyrec_jax.models import layers, sides
 from oxyrec_jax.models import memory as memory_lib
-from oxyrec_jax.models import sides
 from oxyrec_jax.models.config import ModelConfig
 from oxyrec_jax.models.instructions import Instructions, place
 from oxyrec_jax.models.retrieval import Retriever, choose_events
@@ -85,6 +83,8 @@ class Generator(nn.Module):
                 "sharpness", layers.axes(nn.initializers.ones_init(), "one"), (2,),
                 jnp.float32)
             self.gate_heard = layers.Linear(cfg.experts, ("one", "one"), scale=0.01)
+            if cfg.instructions.placement != "none":
+                self.gate_asked = layers.Linear(cfg.experts, ("embed", "one"), 0.01)
         if not cfg.tied:
             self.head_vectors = self.param(
                 "head_vectors", layers.axes(init, "codes", "embed"),
@@ -214,14 +214,16 @@ class Generator(nn.Module):
         """How much each expert is trusted, and what the memory says.
 
         Args:
-          batch: `items`, `segments` `[B, L]`, `target_positions` `[B, J]`; `targets`
-            `[B, J]` where `own`.
+          batch: what `reads` names, and `targets` `[B, J]` where `own`.
           state: `[B, J, D]`, the encoder before each target.
           tables: with successors where there is a memory.
           first_log_probs: `[B, J, V_0]` float32, the decoder's of the first code.
           own: leave each target's own transition out of the memory, as in training.
         """
         gate = self.gate(state).astype(jnp.float32) + self.gate_bias
+        if self.cfg.instructions.placement != "none":  # only the decoder reads them
+            asked = jnp.sum(self._instruction_tokens(batch, tables), axis=2)
+            gate = gate + self.gate_asked(jax.lax.stop_gradient(asked))
         pointer = None
         if self.cfg.memory:
             pointer = self._ask_memory(batch, tables, first_log_probs, own=own)
@@ -318,11 +320,10 @@ class Generator(nn.Module):
 
     def item_keys(self, tables: ItemTables, items: Array | None = None) -> Array:
         """`[..., R]` float32: the retrieval keys of items `[...]`; None: of all N."""
-        codes = tables.codes if items is None else tables.codes[items]
-        known = layers.sum_rows(self.code_vectors, codes, self.starts)
+        rows = slice(None) if items is None else items
+        known = layers.sum_rows(self.code_vectors, tables.codes[rows], self.starts)
         if tables.features is not None:
-            features = tables.features if items is None else tables.features[items]
-            known = jnp.concatenate([known, features], axis=-1)
+            known = jnp.concatenate([known, tables.features[rows]], axis=-1)
         return self.retriever.keys(known)
 
     def query_and_target(self, batch: dict[str, Array], tables: ItemTables

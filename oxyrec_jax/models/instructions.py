@@ -35,7 +35,8 @@ class InstructionConfig:
     Attributes:
       placement: "none", "replace", "add", "left" or "right" of BOS.
       tokens: 1 sums all instructions into one token, 2 keeps I_s (with I_b) and I_r
-        apart. "replace" and "add" have room for one.
+        apart; without I_r, the scenario (with I_b) and the trigger. "replace" and "add"
+        have room for one.
       scenarios: how many scenarios there are, read from `target_scenario`; 0: the model
         is not told.
       trigger: reads `target_trigger`, the item that opened the scenario.
@@ -135,39 +136,49 @@ class Instructions(nn.Module):
         Returns:
           `[B, J, tokens, D]` float32.
         """
-        first, second = self.scenario(batch, triggers), self.reasoning(batch)
-        parts = [part for part in (first, second) if part is not None]
-        if self.cfg.tokens == 2:
-            shape = parts[0].shape
-            parts = [jnp.zeros(shape) if part is None else part
-                     for part in (first, second)]
-            return jnp.stack(parts, axis=2)
-        return sum(parts[1:], parts[0])[:, :, None]
+        scenario, trigger = self.scenario(batch), self.trigger(batch, triggers)
+        reasoning = self.reasoning(batch)
+        if self.cfg.tokens == 1:
+            return jnp.asarray(_sum(scenario, trigger, reasoning))[:, :, None]
+        first, second = ((_sum(scenario, trigger), reasoning) if self.cfg.reasoning
+                         else (scenario, trigger))
+        none = jnp.zeros_like(jnp.asarray(_sum(first, second)))
+        return jnp.stack([none if part is None else part for part in (first, second)],
+                         axis=2)
 
-    def scenario(self, batch: dict[str, Array], triggers: Array | None) -> Array | None:
-        """I_s with I_b, `[B, J, D]`; None where the model is told neither."""
-        cfg, parts = self.cfg, []
-        if cfg.scenarios:
-            known = self.scenario_vectors[batch["target_scenario"].astype(jnp.int32)]
-            parts.append(self.scenario_in(known))
-        if cfg.trigger and triggers is not None:
-            some = batch["target_trigger"][..., None] >= 0
-            parts.append(self.trigger_in(jnp.where(some, triggers, self.no_trigger[0])))
-        if cfg.behaviours:
-            parts.append(
-                self.behaviour_vectors[batch["target_behaviour"].astype(jnp.int32)])
-        return sum(parts[1:], parts[0]) if parts else None
+    def scenario(self, batch: dict[str, Array]) -> Array | None:
+        """The scenario with I_b, `[B, J, D]`; None where the model is told neither."""
+        known, wanted = None, None
+        if self.cfg.scenarios:
+            known = self.scenario_in(
+                self.scenario_vectors[batch["target_scenario"].astype(jnp.int32)])
+        if self.cfg.behaviours:
+            wanted = self.behaviour_vectors[
+                batch["target_behaviour"].astype(jnp.int32)]
+        return _sum(known, wanted)
+
+    def trigger(self, batch: dict[str, Array], triggers: Array | None) -> Array | None:
+        """What opened the scenario, `[B, J, D]`; None where it is not told."""
+        if not self.cfg.trigger or triggers is None:
+            return None
+        some = batch["target_trigger"][..., None] >= 0
+        return self.trigger_in(jnp.where(some, triggers, self.no_trigger[0]))
 
     def reasoning(self, batch: dict[str, Array]) -> Array | None:
         """I_r `[B, J, D]`: a learned default, moved by the text where there is one.
 
         The adapter begins at zero, so that a model trained without texts answers as
-        before until it has learnt what a text means.
+        before until it has learnt what a text means. Texts are scaled to a mean square
+        of 1 first: encoders differ a hundredfold in the length of their vectors, and
+        small ones were hardly learnt (HR@10 under right texts .554 without and .602
+        with it on the toy shop of docs/instructions.md).
         """
         if not self.cfg.reasoning:
             return None
         vectors = batch["target_instruction"].astype(jnp.float32)
         some = jnp.any(vectors != 0, axis=-1, keepdims=True)
+        size = jnp.mean(jnp.square(vectors), axis=-1, keepdims=True)
+        vectors = vectors * jax.lax.rsqrt(jnp.where(some, size, 1))
         moved = jnp.where(some, self.reasoning_in(vectors), 0)
         return self.no_reasoning[0] + moved
 
@@ -192,6 +203,12 @@ class Adapter(nn.Module):
                                           name="into")(x))
         scale = 0.0 if self.zero else 1.0
         return layers.Linear(self.features, ("mlp", "embed"), scale, name="out")(inner)
+
+
+def _sum(*parts: Array | None) -> Array | None:
+    """The sum of those that are there; None where there is none."""
+    some = [part for part in parts if part is not None]
+    return sum(some[1:], some[0]) if some else None
 
 
 def place(cfg: InstructionConfig, begin: Array, tokens: Array | None) -> Array:

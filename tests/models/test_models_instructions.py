@@ -125,6 +125,79 @@ def test_a_new_reasoning_adapter_says_nothing_and_learns():
     assert float(jnp.abs(out).max()) == 0  # without a text nothing is learnt
 
 
+def test_the_length_of_a_texts_vector_says_nothing():
+    """Encoders give vectors of length 1, 3 or 400; the adapter sees one scale."""
+    module = lib.Instructions(lib.InstructionConfig("right", reasoning=True, hidden=8),
+                              6)
+    vectors = np.random.default_rng(3).normal(size=(2, 3, WIDE)).astype(np.float32)
+    vectors[0, 0] = 0
+    params = stirred(nn.meta.unbox(module.init(
+        jax.random.key(0), {"target_instruction": vectors}, None))["params"])
+    found = {scale: np.asarray(module.apply(
+        {"params": params}, {"target_instruction": np.float32(scale) * vectors}, None))
+        for scale in (1, 0.01, 100, -1)}
+    np.testing.assert_allclose(found[0.01], found[1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found[100], found[1], rtol=1e-5, atol=1e-6)
+    moved = np.abs(found[-1] - found[1]).max(axis=(2, 3)) > 1e-3
+    assert not moved[0, 0] and moved.sum() == 5  # no text stays no text
+
+
+@pytest.mark.parametrize("told, first, second", [
+    ({"scenarios": 3, "trigger": True, "reasoning": True},
+     ("target_scenario", "target_trigger"), ("target_instruction",)),
+    ({"scenarios": 3, "trigger": True, "behaviours": 2},
+     ("target_scenario", "target_behaviour"), ("target_trigger",)),
+])
+def test_two_tokens_keep_apart_what_they_say(told, first, second):
+    """With a text: the request, and the text; without: the scenario, and the trigger.
+    """
+    module = lib.Instructions(lib.InstructionConfig("right", 2, hidden=8, **told), 6)
+    _, _, _, batch = world()
+    rng = np.random.default_rng(4)
+    items = rng.normal(size=(2, 30, 6)).astype(np.float32)
+
+    def tokens(batch):
+        rows = np.take_along_axis(items, np.maximum(batch["target_trigger"], 0)
+                                  [..., None], axis=1)
+        return np.asarray(module.apply({"params": params}, batch, rows))
+    shape = batch["targets"].shape
+    params = stirred(nn.meta.unbox(module.init(
+        jax.random.key(0), batch, np.zeros((*shape, 6), np.float32)))["params"])
+    before = tokens(batch)
+    changes = {"target_scenario": (batch["target_scenario"] + 1) % 3,
+               "target_trigger": (batch["target_trigger"] + 2) % 30,
+               "target_behaviour": 1 - batch["target_behaviour"],
+               "target_instruction": -batch["target_instruction"]}
+    for name in first + second:
+        moved = (tokens({**batch, name: changes[name]}) != before).any(axis=(0, 1, 3))
+        assert moved.tolist() == [name in first, name in second], name
+
+
+def test_an_instruction_moves_the_trust_in_the_decoder_and_learns_only_its_gate():
+    """The other experts know no instruction, so the gate must."""
+    model, catalogue, params, batch = world(item_head=True)
+    params, tables = stirred(params), catalogue.tables
+
+    @jax.jit
+    def both(params, batch):
+        def weights(params):
+            _, state = model.apply({"params": params}, batch, tables)
+            first = jnp.zeros((*state.shape[:2], model.widths[0]))
+            found = model.apply({"params": params}, batch, jax.lax.stop_gradient(state),
+                                tables, first, own=True, method="mixture").log_weights
+            return jnp.sum(found[..., 0]), found
+        return jax.value_and_grad(weights, has_aux=True)(params)
+    (_, before), slope = both(params, batch)
+    changed = {**batch, "target_instruction": batch["target_instruction"].copy()}
+    changed["target_instruction"][1, 2] += 1
+    (_, after), _ = both(params, changed)
+    moved = np.asarray(before != after).any(axis=-1)
+    assert moved[1, 2] and moved.sum() == 1
+    assert np.asarray(slope["gate_asked"]["kernel"]).any()
+    for leaf in jax.tree.leaves(slope["instructions"]):
+        assert not np.asarray(leaf).any()
+
+
 def test_without_a_trigger_the_default_stands_whatever_item_minus_one_would_be():
     model, catalogue, params, batch = world()
     params = stirred(params)
