@@ -51,9 +51,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "product": {"sources": BOTH, "quantiser": Quantiser("product")},
     "fsq": {"sources": BOTH, "quantiser": Quantiser("fsq")},
     "vectors: text": {"sources": SourceConfig(generation="text")},
-    "vectors: early-fusion": {"sources": SourceConfig(generation="early-fusion")},
-    "vectors: late-fusion": {"sources": SourceConfig(generation="late-fusion")},
-    "vectors: multi-source": {"sources": SourceConfig(generation="multi-source")},
+    **{f"vectors: {name}": {"sources": dataclasses.replace(BOTH, generation=name)}
+       for name in ("early-fusion", "late-fusion", "multi-source")},
 }
 
 
