@@ -186,7 +186,8 @@ def _table(texts: Sequence[str], vectors: np.ndarray, row: np.ndarray,
            good: np.ndarray, dimension: int) -> InstructionTable:
     """Keeps each text that is used once."""
     first: dict[str, int] = {}
-    kept, named = [], {}
+    kept: list[int] = []
+    named: dict[int, int] = {}
     for used in np.unique(row[good]).tolist():
         if texts[used] not in first:
             first[texts[used]] = len(kept)

@@ -13,7 +13,8 @@ batch.
     count_batch   adds all that to a `Summary`
 
 A row is one kind of one user. `status` is "" for those that take part, else "bad_id",
-"no_data" or "already".
+"no_data" or "already". What is not there is "", never None, which engines turn into
+numbers: an answer is one where status and error are empty, a text where it passed.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -33,12 +34,12 @@ from oxyrec_jax.thinking.records import make_key
 from oxyrec_jax.thinking.states import state_from_json
 
 Batch = dict[str, np.ndarray]
-Columns = Mapping[str, Sequence[Any]]
+Columns = Mapping[str, Any]  # arrays or lists
 # What a reply adds to its row; billed is 1, 0, or -1 where only the server knows.
 ANSWERED = ("answer", "error", "billed", "cached", "asked", "retries", "prompt_tokens",
             "answer_tokens", "stopped")
 _PROMPTED = ("user", "kind", "at", "window", "status", "system", "question", "state")
-_NOBODY = (None, "", 0, False, False, 0, 0, 0, "")
+_NOBODY = ("", "", 0, False, False, 0, 0, 0, "")
 
 
 class Notes(Protocol):
@@ -82,7 +83,7 @@ def prompt_batch(batch: Columns, cfg: ThinkConfig, window: int = 0) -> Batch:
 
 async def answer_batch(batch: Columns, who: Reasoner, journal: Notes) -> Batch:
     """Asks for the rows that no run has done; what is asked is noted first."""
-    prompted = dict(batch)
+    prompted = {name: np.asarray(values) for name, values in batch.items()}
     status, waiting = list(batch["status"]), {}
     open_ = [row for row, why in enumerate(status) if not why]
     pairs = {row: (str(batch["user"][row]), str(batch["at"][row])) for row in open_}
@@ -102,13 +103,13 @@ async def answer_batch(batch: Columns, who: Reasoner, journal: Notes) -> Batch:
     def asking(prompt: Prompt, digest: bytes) -> None:
         pair = prompt.state.user, prompt.state.kind_at(prompt.kind)
         journal.ask(*pair, int(batch["window"][waiting[pair][0]]), digest)
-    found = [_NOBODY] * len(status)
+    found: list[tuple] = [_NOBODY] * len(status)
     replies = who.reason([prompt for _, prompt in waiting.values()], asking)
     async for reply in replies:
         pair = reply.prompt.state.user, reply.prompt.state.kind_at(reply.prompt.kind)
         answer = reply.answer
         found[waiting[pair][0]] = (
-            answer.text, answer.error, -1 if answer.billed is None else
+            answer.text or "", answer.error, -1 if answer.billed is None else
             int(answer.billed), answer.cached, reply.asked, answer.retries,
             answer.prompt_tokens, answer.answer_tokens, who.stopped)
     return prompted | {"status": _objects(status)} | _columns(ANSWERED, found)
@@ -119,16 +120,16 @@ def judge_batch(batch: Columns, cfg: ThinkConfig,
     """Judges the answers; `text` is what passed, `refused` the reason where one did
     not, `orders` how many texts of the prompt look like orders."""
     rows: list[tuple] = []
-    for line, kind, status, answer in zip(batch["state"], batch["kind"],
-                                          batch["status"], batch["answer"]):
+    for line, kind, status, answer, error in zip(*(batch[name] for name in (
+            "state", "kind", "status", "answer", "error"))):
         prompt = None if status else prompts.build_prompt(
             state_from_json(line, "a row of the column state"), kind, cfg.prompts)
         if prompt is None:
-            rows.append((None, "", 0))
+            rows.append(("", "", 0))
             continue
-        verdict, orders = pipeline.judge_reply(Reply(prompt, Answer(text=answer)), cfg,
-                                               knowledge)
-        rows.append((verdict.text, verdict.reason, orders))
+        said = Answer(text=None if error else answer)
+        verdict, orders = pipeline.judge_reply(Reply(prompt, said), cfg, knowledge)
+        rows.append((verdict.text or "", verdict.reason, orders))
     kept = {name: np.asarray(values) for name, values in batch.items()
             if name not in ("system", "question", "state", "answer")}
     return kept | _columns(("text", "refused", "orders"), rows)
@@ -140,7 +141,7 @@ def store_batch(batch: Columns, cfg: ThinkConfig, *,
     """Embeds and stores what passed, then notes what is done; `outcome` is a
     `backend.Outcome`, -1 where there was nothing to store."""
     outcome = np.full(len(batch["text"]), -1, np.int8)
-    good = [row for row, text in enumerate(batch["text"]) if text is not None]
+    good = [row for row, text in enumerate(batch["text"]) if text]
     users, kinds, texts, windows = ([batch[name][row] for row in good] for name in
                                     ("user", "kind", "text", "window"))
     outcome[good] = pipeline.store_instructions(
@@ -149,7 +150,7 @@ def store_batch(batch: Columns, cfg: ThinkConfig, *,
     done, free = [], []
     for row, job in enumerate(zip(batch["user"], batch["at"],
                                   map(int, batch["window"]))):
-        if batch["text"][row] is not None or batch["refused"][row] or (
+        if batch["text"][row] or batch["refused"][row] or (
                 batch["asked"][row] and batch["billed"][row] > 0):
             done.append(job)
         elif batch["asked"][row] and batch["billed"][row] == 0:

@@ -333,9 +333,9 @@ class _Run:
             elif reply.asked and reply.answer.billed is False:
                 free.append(job)
         if good:
-            *columns, windows = zip(*good)
+            users, kinds, texts, windows = zip(*good)
             outcomes = store_instructions(
-                *columns, self.embed, self.store, self.cfg,  # type: ignore[arg-type]
+                users, kinds, texts, self.embed, self.store, self.cfg,
                 model=self.who.name, encoder=self.encoder, window=windows)
             out = self.summary
             out.passed += len(good)

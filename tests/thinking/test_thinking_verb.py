@@ -253,3 +253,9 @@ def test_a_store_that_is_down_ends_the_run_before_a_question_is_paid(space, serv
     with pytest.raises(InputError, match="server cannot be reached"):
         think(changed(space, store=dead, endpoint=server.endpoint()))
     assert not server.requests
+
+
+def test_an_engine_that_is_not_installed_is_named(space, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)  # as where it is missing
+    with pytest.raises(InputError, match="Ray Data is not installed; pip install"):
+        think(changed(space, engine="ray"))
