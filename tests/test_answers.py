@@ -7,7 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from oxyrec_jax import quickstart, slow_thinking, workflow, workspace
+from oxyrec_jax import (printing, quickstart, slow_thinking, workflow,
+                        workspace)
 from oxyrec_jax.base import InputError
 from oxyrec_jax.models.instructions import InstructionConfig
 from oxyrec_jax.models.retrieval import RetrievalConfig
@@ -162,3 +163,37 @@ def test_a_long_history_needs_one_target_for_each_row(space):
         space.cfg.train, pipeline=pipe))
     with pytest.raises(InputError, match="pipeline.mode=last"):
         workflow.train(dataclasses.replace(space, cfg=cfg))
+
+
+def test_what_is_retrieved_is_judged_apart_from_what_is_generated(space, capsys):
+    results = workflow.evaluate(space)
+    found = results["retrieval"]
+    assert found["keep"] == 4 and 0 < found["with_choice"] <= found["targets"]
+    assert {"category.recall", "sid1.recall", "sid3.share"} <= found["cells"].keys()
+    for cell in found["cells"].values():
+        assert max(cell[rule] for rule in ("model", "recent", "random")) <= (
+            cell["ceiling"] + 1e-9)
+        assert cell["minus_recent"]["low"] <= cell["model"] - cell["recent"] + 1e-9
+    printing.show(results)
+    assert "4 older events kept" in capsys.readouterr().out
+
+
+def test_following_asks_one_run_with_texts_of_all_kinds(space, capsys):
+    found = workflow.follow(space)
+    told = json.loads((space.folder / "following" / "test.json").read_text("utf-8"))
+    assert told == json.loads(json.dumps(found))
+    kinds = found["following"]["kinds"]
+    # The figures are those of evaluations with these texts, one by one.
+    for kind in ("oracle", "none"):
+        judged = workflow.evaluate(space, instructions=kind)
+        cell = kinds[kind]["all"]["hr@10"]["mean"]
+        assert cell == pytest.approx(judged["item.hr@10"])
+    printing.show(found)
+    out = capsys.readouterr().out
+    assert "controllability" in out and "oracle − none" in out
+
+
+def test_a_network_without_texts_cannot_be_asked_to_follow(space):
+    mute = dataclasses.replace(space, cfg=quickstart.tiny())
+    with pytest.raises(InputError, match="reads no texts"):
+        workflow.follow(mute)
