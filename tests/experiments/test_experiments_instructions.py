@@ -39,6 +39,17 @@ def test_only_the_last_row_of_the_long_table_trains_its_retriever(lib):
     assert [row for row, weight in weights.items() if weight] == ["+ IGR + Q2I"]
 
 
+def test_texts_are_of_the_kind_that_is_asked_for_but_where_the_row_says(lib):
+    for kind in ("noisy", "oracle"):
+        texts = lib.get_config("igr", "+ IGR", kind=kind).instructions
+        assert (texts.train, texts.evaluate) == (kind, kind)
+        for row in lib.MODELS["following"]:
+            assert lib.get_config("following", row, kind=kind).instructions.train == row
+    shared = [dataclasses.replace(lib.get_config(*row), name="") for row in
+              (("placement", "right"), ("following", "noisy"))]
+    assert shared[0] == shared[1]  # trained once for both tables
+
+
 def spread(mean):
     return {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "relative": 0.5}
 
@@ -50,8 +61,9 @@ def judged(lib, table):
         return {"kinds": dict.fromkeys(lib.following.KINDS, figures),
                 "differences": dict.fromkeys(("oracle", "noisy", "wrong"), figures),
                 "controllability": {"all": {**spread(0.3), "ceiling": 0.5}}}
-    kept = {"cells": {"category.recall": {"model": 0.5, "recent": 0.25, "random": 0.125,
-                                          "ceiling": 0.75}}}
+    kept = {"cells": dict.fromkeys(
+        ("category.recall", "category.share"),
+        {"model": 0.5, "recent": 0.25, "random": 0.125, "ceiling": 0.75})}
     return {"cells": {cell: [0.25, 0.75] for cell in lib.CELLS},
             "differences": {cell: spread(0.2) for cell in lib.CELLS},
             "retrieval": kept if table == "igr" else None}
@@ -74,8 +86,9 @@ def test_a_line_says_what_was_measured(lib):
     line, = lib.body("igr", "+ IGR", judged(lib, "igr"))
     assert line[:5] == ["+ IGR", "0.5000 ± 0.3536", "0.5000 ± 0.3536",
                         "0.5000 ± 0.3536", "+0.2000 [+0.1000, +0.3000]"]
-    assert line[5:] == ["0.500", "0.250", "0.125", "0.750"]
-    lines = lib.body("following", "right", judged(lib, "following"))
+    assert line[5:] == ["0.500 / 0.500", "0.250 / 0.250", "0.125 / 0.125",
+                        "0.750 / 0.750"]
+    lines = lib.body("following", "oracle", judged(lib, "following"))
     assert [line[1] for line in lines] == ["none", "oracle", "noisy", "wrong"]
     assert lines[1][5] == "+0.4000 [+0.3000, +0.5000], +50%" and lines[0][5] == "–"
     assert lines[3][-1].endswith("of at most 0.500")
