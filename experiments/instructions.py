@@ -20,6 +20,13 @@ and a row of the table would tell how the mixture weighs its experts instead of 
 instruction is worth. Each row prints when it is done; a run that was stopped continues
 with the same command, and a row that is done is read back. `--workdir` also gets a page
 for each table, `<table>.html`. The tables that were run stand in docs/results.md.
+
+One network by itself:
+
+    oxyrec prepare experiments/instructions.py --workdir runs/one
+    oxyrec tokenize --workdir runs/one
+    oxyrec train --workdir runs/one
+    oxyrec evaluate --workdir runs/one --following
 """
 
 import argparse
