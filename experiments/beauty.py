@@ -18,7 +18,9 @@ from oxyrec_jax.config import Experiment
 from oxyrec_jax.data.pipeline import Pipeline
 from oxyrec_jax.data.prepare import DataConfig
 from oxyrec_jax.models.config import ModelConfig
+from oxyrec_jax.tokenizer.balanced import Balance
 from oxyrec_jax.tokenizer.build import TokenizerConfig
+from oxyrec_jax.tokenizer.quantiser import Quantiser
 from oxyrec_jax.tokenizer.sources import SourceConfig
 from oxyrec_jax.train.loop import TrainConfig
 from oxyrec_jax.train.objective import ObjectiveConfig
@@ -31,7 +33,11 @@ def get_config() -> Experiment:
         data=DataConfig(source="sequences", path="../shared/data/amazon14_beauty"),
         tokenizer=TokenizerConfig(
             widths=(256, 256, 256), collisions="reassign",
-            sources=SourceConfig(sources=("text", "co-engagement"))),
+            # The best of their tables in docs/results.md.
+            quantiser=Quantiser("balanced-kmeans", balance=Balance(
+                levels="all", method="sinkhorn", slack=2.0)),
+            sources=SourceConfig(sources=("text", "co-engagement"),
+                                 generation="multi-source")),
         model=ModelConfig(width=128, heads=2, head_width=64, mlp_width=256,
                           memory=True, item_features=True, dropout=0.5),
         train=TrainConfig(
