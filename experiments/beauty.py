@@ -1,8 +1,8 @@
-"""Amazon Beauty 2014, leave-one-out, file order: Recall@10 .0870 ± .0003 (3 seeds).
+"""Amazon Beauty 2014, leave-one-out, file order: Recall@10 .0851 ± .0001 (3 seeds).
 
-NDCG@10 .0521 ± .0002; untrained Markov .0781 / .0476 in the same table. The decoder
-alone gets .0442 / .0207: the transition memory carries most of it (docs/results.md).
-3,000 steps, 10 epochs; 11 to 14 min a seed on 2 busy CPU cores.
+NDCG@10 .0518 ± .0001; untrained Markov .0781 / .0476 in the same table. The decoder
+alone gets .0469 ± .0015 / .0227 ± .0008: the transition memory carries most of it
+(docs/results.md). 3,000 steps, 10 epochs; 5 to 8 min a seed on one CPU core.
 
     oxyrec prepare  experiments/beauty.py --workdir runs/beauty
     oxyrec tokenize --workdir runs/beauty
