@@ -13,6 +13,7 @@ from oxyrec_jax.base import InputError
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.data.shop import observed
 from oxyrec_jax.data.shop.prepare import SOURCE
+from oxyrec_jax.data.target_weights import target_events
 from oxyrec_jax.thinking.changes import ChangedUsers
 from oxyrec_jax.thinking.states import Deed, UserState
 
@@ -95,10 +96,10 @@ class LogStates:
         """Returns for the targets of a split the latest window that had ended when they
         were asked for, each user and window once: `[M]` sequences and `[M]` windows."""
         self._timed()
-        targets = self.dataset.targets(split)
+        sequences = self.dataset.targets(split)[:, 0]
         moments = request_times(self.dataset)[
-            self._offsets[targets[:, 0]] + targets[:, 1]] // window * window
-        found = np.unique(np.stack([moments, targets[:, 0]], axis=1), axis=0)
+            target_events(self.dataset, split)] // window * window
+        found = np.unique(np.stack([moments, sequences], axis=1), axis=0)
         return found[:, 1], found[:, 0]
 
     def last(self) -> int:

@@ -27,6 +27,7 @@ from oxyrec_jax import artifacts
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data import schema
 from oxyrec_jax.data.instruction_table import InstructionTable
+from oxyrec_jax.data.packing import spans
 from oxyrec_jax.data.profiles import Profiles
 from oxyrec_jax.data.writer import (KIND, SPLITS, VERSION, DatasetWriter, shard_name,
                                     write_dataset)
@@ -131,11 +132,8 @@ class Dataset:
         of every protocol, row r here is row r of the split.
         """
         rows = self.split(split)
-        counts = rows[:, 2] - rows[:, 1]
-        start = np.cumsum(counts) - counts
-        ordinal = np.arange(counts.sum()) - np.repeat(start, counts)
-        return np.stack([np.repeat(rows[:, 0], counts),
-                         np.repeat(rows[:, 1], counts) + ordinal], axis=1)
+        return np.stack([np.repeat(rows[:, 0], rows[:, 2] - rows[:, 1]),
+                         spans(rows[:, 1], rows[:, 2])], axis=1)
 
     def split(self, name: str) -> np.ndarray:
         """Returns a split's rows; an absent or empty split raises `InputError`."""

@@ -159,3 +159,10 @@ def fill(rows: Rows, row_length: int) -> float:
 def count_up(counts: np.ndarray) -> np.ndarray:
     """0, 1, ... anew for each count, one after the other: [2, 3] to 0 1 0 1 2."""
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def spans(first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """`first[0], …, last[0] - 1, first[1], …` as one array; a `last` before its `first`
+    adds nothing."""
+    sizes = np.maximum(last - first, 0)
+    return count_up(sizes) + np.repeat(first, sizes)

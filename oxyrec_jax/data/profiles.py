@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from oxyrec_jax.base import InputError
+from oxyrec_jax.data.packing import count_up
 
 TABLES = ("people.parquet", "users.parquet")  # beside the log; the first one counts
 _MOST = 1_000  # kinds of one column; more are names and not kinds; ours
@@ -94,9 +95,7 @@ def _rows(column: pa.ChunkedArray, what: str) -> tuple[np.ndarray, int]:
     if kinds == 1:
         raise InputError(f"{what} is known of no user; leave it out of model.profile")
     rows = np.full((len(lengths), max(1, int(lengths.max(initial=1)))), -1, np.int64)
-    begin = np.cumsum(lengths) - lengths
-    place = np.arange(len(values)) - np.repeat(begin, lengths)
-    rows[np.repeat(np.arange(len(lengths)), lengths), place] = codes
+    rows[np.repeat(np.arange(len(lengths)), lengths), count_up(lengths)] = codes
     rows[:, 0] = np.maximum(rows[:, 0], 0)  # nothing at all: not known
     return rows, kinds
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data.dataset import Dataset
-from oxyrec_jax.data.packing import count_up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +90,8 @@ def target_weights(dataset: Dataset, *, behaviours: Mapping[str, float],
 
 def target_events(dataset: Dataset, split: str) -> np.ndarray:
     """Number of each target's event among all events, in the order of the split."""
-    rows = np.asarray(dataset.split(split))
-    sizes = rows[:, 2] - rows[:, 1]
-    return np.repeat(dataset.offsets()[rows[:, 0]] + rows[:, 1], sizes) + count_up(
-        sizes)
+    sequence, position = dataset.targets(split).T
+    return dataset.offsets()[sequence] + position
 
 
 def targets_in(dataset: Dataset, split: str, scenarios: Sequence[str]

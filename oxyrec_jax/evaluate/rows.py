@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from oxyrec_jax.data.dataset import Dataset
-from oxyrec_jax.data.packing import count_up
+from oxyrec_jax.data.packing import spans
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +73,8 @@ def expand(events: Events, rows: np.ndarray) -> Targets:
       `Targets`, row after row, position after position.
     """
     rows = np.asarray(rows, np.int64)
-    sizes = np.maximum(rows[:, 2] - rows[:, 1], 0)
-    sequence = np.repeat(rows[:, 0], sizes)
-    within = count_up(sizes)
-    place = events.offsets[sequence] + np.repeat(rows[:, 1], sizes) + within
+    sequence = np.repeat(rows[:, 0], np.maximum(rows[:, 2] - rows[:, 1], 0))
+    place = events.offsets[sequence] + spans(rows[:, 1], rows[:, 2])
     return Targets(sequence, place, events.items[place].astype(np.int64))
 
 

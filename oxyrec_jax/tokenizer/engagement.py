@@ -11,6 +11,8 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import linalg
 
+from oxyrec_jax.data.packing import spans
+
 _PAIRS_AT_ONCE = 1 << 24
 
 
@@ -98,7 +100,7 @@ def training_popularity(items: np.ndarray, offsets: np.ndarray, targets: np.ndar
     """
     sequence, first, last = np.asarray(targets, np.int64).reshape(-1, 3).T
     start = np.asarray(offsets, np.int64)[sequence]
-    events = _ranges(start + first, start + last)
+    events = spans(start + first, start + last)
     return np.bincount(np.asarray(items)[events], minlength=num_items)
 
 
@@ -127,7 +129,7 @@ def _pairs(items: np.ndarray, offsets: np.ndarray, targets: np.ndarray, *, windo
     if np.any((first < 0) | (last > lengths)):
         raise ValueError("targets name positions outside their sequence")
     for chunk in _chunks(np.maximum(last - first, 0), _PAIRS_AT_ONCE):
-        position = _ranges(first[chunk], last[chunk])
+        position = spans(first[chunk], last[chunk])
         start = np.repeat(starts[sequence[chunk]],
                           np.maximum(last[chunk] - first[chunk], 0))
         for distance in range(1, window + 1):
@@ -174,10 +176,3 @@ def _chunks(sizes: np.ndarray, at_once: int) -> list[np.ndarray]:
     """Splits rows into runs whose sizes add up to about `at_once`."""
     number = np.cumsum(sizes) // at_once
     return np.split(np.arange(len(sizes)), np.flatnonzero(np.diff(number)) + 1)
-
-
-def _ranges(first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Returns `first[0], …, last[0] - 1, first[1], …` as one array."""
-    sizes = np.maximum(last - first, 0)
-    before = np.cumsum(sizes) - sizes
-    return np.arange(sizes.sum()) - np.repeat(before, sizes) + np.repeat(first, sizes)

@@ -12,6 +12,7 @@ import numpy as np
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.data.packing import count_up
+from oxyrec_jax.data.target_weights import target_events
 
 ORDERS = ("popularity", "recency", "learned")
 NEVER = np.iinfo(np.int64).min + 1  # recency of an item that no training event holds
@@ -25,14 +26,13 @@ def training_recency(dataset: Dataset) -> np.ndarray:
       training targets of the same sequence that came after. `NEVER` where the item is
       no training target.
     """
-    sequence, first, last = np.asarray(dataset.split("train"), np.int64).T
-    sizes = np.maximum(last - first, 0)
-    start = np.repeat(np.asarray(dataset.offsets(), np.int64)[sequence] + first, sizes)
-    within = count_up(sizes)
-    events = start + within
-    when = (np.asarray(dataset.column("time"), np.int64)[events]
-            if "time" in dataset.columns else
-            within - np.repeat(sizes - 1, sizes))
+    events = target_events(dataset, "train")
+    if "time" in dataset.columns:
+        when = np.asarray(dataset.column("time"), np.int64)[events]
+    else:
+        rows = dataset.split("train")
+        sizes = rows[:, 2] - rows[:, 1]
+        when = count_up(sizes) - np.repeat(sizes - 1, sizes)
     recency = np.full(dataset.num_items, NEVER)
     np.maximum.at(recency, np.asarray(dataset.column("item"))[events], when)
     return recency

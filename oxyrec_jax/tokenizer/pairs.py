@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from oxyrec_jax.base import InputError
+from oxyrec_jax.data.packing import count_up
 from oxyrec_jax.tokenizer import engagement
 
 
@@ -116,7 +117,7 @@ def _partners(counts: sparse.csr_array, most: int) -> np.ndarray:
     """The columns of each row's largest entries, `[N, most]` int32, -1 where none."""
     rows = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
     order = np.lexsort((counts.indices, -counts.data, rows))
-    rank = np.arange(len(rows)) - np.repeat(counts.indptr[:-1], np.diff(counts.indptr))
+    rank = count_up(np.diff(counts.indptr))
     kept = rank < most
     result = np.full((counts.shape[0], most), -1, np.int32)
     result[rows[kept], rank[kept]] = counts.indices[order][kept]
