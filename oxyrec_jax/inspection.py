@@ -10,7 +10,8 @@ from oxyrec_jax.base import InputError
 from oxyrec_jax.data.dataset import load_dataset
 from oxyrec_jax.evaluate import evaluation
 from oxyrec_jax.tokenizer import sid_table
-from oxyrec_jax.train import loop
+from oxyrec_jax.train.parameters import read_params
+from oxyrec_jax.train.run_log import read_log
 
 
 def inspect(space: workflow.Workspace) -> dict[str, Any]:
@@ -66,8 +67,8 @@ def _model(space: workflow.Workspace) -> dict[str, Any]:
 
 
 def _run(space: workflow.Workspace, seed: int) -> dict[str, Any]:
-    log = loop.read_log(space.run(seed) / "log.jsonl")
-    _, step = loop.read_params(space.run(seed) / "best")
+    log = read_log(space.run(seed) / "log.jsonl")
+    _, step = read_params(space.run(seed) / "best")
     return {"steps_logged": log[-1]["step"] if log else 0, "best_step": step}
 
 

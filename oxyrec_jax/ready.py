@@ -20,7 +20,7 @@ from oxyrec_jax.models.memory import count_successors
 from oxyrec_jax.tokenizer import embeddings, sid_table
 from oxyrec_jax.tokenizer.catalogue import Catalogue, make_catalogue
 from oxyrec_jax.tokenizer.trie import Leaves
-from oxyrec_jax.train import loop
+from oxyrec_jax.train.parameters import read_params
 from oxyrec_jax.workspace import Workspace, check_run, need
 
 _ITEM_BUCKET = 128  # rows of the item table, so that meshes divide it
@@ -108,7 +108,7 @@ def parameters(space: Workspace, ready: Ready, seed: int) -> Any:
     """
     need(space.run(seed) / "best", "train")
     check_run(space, seed, ready.ids)
-    params = loop.read_params(space.run(seed) / "best")[0]
+    params = read_params(space.run(seed) / "best")[0]
     known, rows = ready.dataset.num_items, ready.model.items
     if len(ready.catalogue.tables.codes) > known and "item_vectors" in params:
         vectors = np.asarray(params["item_vectors"])

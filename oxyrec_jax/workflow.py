@@ -29,6 +29,8 @@ from oxyrec_jax.report import write_report, write_tokenizer_page
 from oxyrec_jax.steering import follow, judge_retrieval
 from oxyrec_jax.tokenizer import build, embeddings, lifecycle
 from oxyrec_jax.train import loop
+from oxyrec_jax.train.parameters import read_params
+from oxyrec_jax.train.run_log import read_log
 from oxyrec_jax.workspace import (Workspace, begin_run, need, open_workspace,
                                   start_of)
 
@@ -163,7 +165,7 @@ def report(space: Workspace, *, examples: int = 8) -> dict[str, Any]:
     for folder in sorted(space.evaluation("").glob("*")):
         found = evaluation.read_evaluation(folder)
         results[f"{cfg.name}, {folder.name}"] = found.results
-    log = loop.read_log(space.run(cfg.seeds[0]) / "log.jsonl")
+    log = read_log(space.run(cfg.seeds[0]) / "log.jsonl")
     texts = cfg.instructions.evaluate if cfg.model.instructions.reasoning else None
     shown = (answers.examples(space, load(space, instructions=texts), examples)
              if (space.run(cfg.seeds[0]) / "best").exists() else ())
@@ -213,7 +215,7 @@ def flops_per_target(space: Workspace, ready: Ready) -> float:
 def _start(space: Workspace, ready: Ready, seed: int) -> Any:
     """The parameters that a run begins with; writes down which they are."""
     folder = start_of(space, seed, ready.ids)
-    params, step = loop.read_params(folder)
+    params, step = read_params(folder)
     artifacts.write_json(space.run(seed) / _START, {
         "folder": str(folder), "step": step,
         "digest": artifacts.value_digest(

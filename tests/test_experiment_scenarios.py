@@ -21,6 +21,7 @@ from oxyrec_jax.models.generator import Generator
 from oxyrec_jax.models.instructions import InstructionConfig
 from oxyrec_jax.report import write_scenario_page
 from oxyrec_jax.train import beginning, loop
+from oxyrec_jax.train.parameters import read_params, write_params
 
 _FILE = pathlib.Path(__file__).parents[1] / "experiments" / "scenarios.py"
 
@@ -88,7 +89,7 @@ def drawn(model, dataset, catalogue, cfg, folder, *, seed, start=None, **_):
         shapes = nn.meta.unbox(jax.eval_shape(
             lambda: model.init(jax.random.key(0), batch, catalogue.tables)["params"]))
         rng = np.random.default_rng(cfg.steps)
-        loop._write_params(folder / "best", start() if start else jax.tree.map(
+        write_params(folder / "best", start() if start else jax.tree.map(
             lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes),
             cfg.steps)
     return loop.Outcome({}, 0.0, cfg.steps, cfg.steps, {})
@@ -119,7 +120,7 @@ def test_a_toy_table_shows_equal_compute_and_is_read_back(table, tmp_path, monke
     assert again == found
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     # What starts from the same parameters as another answers as that one does.
-    cart, home = (loop.read_params(tmp_path / "runs" / f"tuned-{name}/train/seed0/best")
+    cart, home = (read_params(tmp_path / "runs" / f"tuned-{name}/train/seed0/best")
                   for name in ("cart", "home"))
     assert jax.tree.all(jax.tree.map(np.array_equal, cart[0], home[0]))
     text = table.show(found)

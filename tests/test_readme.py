@@ -22,6 +22,7 @@ import pytest
 from oxyrec_jax import cli, config, quickstart
 from oxyrec_jax.data import shop
 from oxyrec_jax.train import loop
+from oxyrec_jax.train.parameters import read_params
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ELSEWHERE = ("losses.md", "losses_with_optax.md")  # tests/losses runs them
@@ -63,7 +64,7 @@ def flat(values, prefix=""):
 
 def done_before(model, dataset, catalogue, cfg, folder, **options):
     """In place of training, which other tests do: what stands there already."""
-    params, step = loop.read_params(folder / "best")
+    params, step = read_params(folder / "best")
     return loop.Outcome(params, 0.0, step, cfg.steps, {})
 
 

@@ -11,7 +11,7 @@ import pytest
 import tiny_workdir
 from oxyrec_jax import cli, workflow, workspace
 from oxyrec_jax.base import InputError
-from oxyrec_jax.train import loop
+from oxyrec_jax.train.parameters import read_params
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def test_a_run_starts_from_the_checkpoint_and_says_from_which(trained, space, ca
                   *tiny_workdir.settings("train.optimizer.learning_rate=0.0",
                                          "train.optimizer.weight_decay=0.0",
                                          "train.steps=2")])
-    found, _ = loop.read_params(space.run(0) / "best")
-    given, step = loop.read_params(trained / "train" / "seed0" / "best")
+    found, _ = read_params(space.run(0) / "best")
+    given, step = read_params(trained / "train" / "seed0" / "best")
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(given), strict=True):
         np.testing.assert_array_equal(one, other)
     told = json.loads((space.run(0) / "start.json").read_text())

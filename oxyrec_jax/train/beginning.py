@@ -68,7 +68,7 @@ def start_from(state: TrainState, shardings: Any, params: Any,
     Args:
       state: from `step.init_state`; consumed.
       shardings: the same tree holding each array's sharding.
-      params: NumPy arrays, see `loop.read_params`.
+      params: NumPy arrays, see `parameters.read_params`.
       where: named in errors: where they come from.
 
     Raises:

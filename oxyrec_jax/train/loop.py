@@ -6,7 +6,6 @@ else decides the run (best metric so far, patience) is in the checkpoint.
 """
 
 import dataclasses
-import json
 import logging
 import math
 import pathlib
@@ -15,10 +14,9 @@ from typing import Any
 
 import jax
 import numpy as np
-import tensorboardX
 from jax.sharding import Mesh
 
-from oxyrec_jax import artifacts, parallel, profiling, progress
+from oxyrec_jax import parallel, profiling, progress
 from oxyrec_jax.base import InputError
 from oxyrec_jax.checkpoint import Checkpoints, abstract_like
 from oxyrec_jax.data.pipeline import Pipeline, TrainSource, train_batches
@@ -27,9 +25,10 @@ from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.models.config import ModelConfig
 from oxyrec_jax.models.generator import Generator
 from oxyrec_jax.tokenizer.catalogue import Catalogue
-from oxyrec_jax.train import beginning
+from oxyrec_jax.train import beginning, parameters
 from oxyrec_jax.train import step as step_lib
 from oxyrec_jax.train.objective import ObjectiveConfig
+from oxyrec_jax.train.run_log import RunLog
 
 _log = logging.getLogger(__name__)
 Evaluate = Callable[[Any], Mapping[str, float]]
@@ -147,7 +146,7 @@ def train(model: Generator, dataset: Dataset, catalogue: Catalogue, cfg: TrainCo
             run.resume(facts)
             _log.info("continuing %s after step %d", folder, run.done)
         else:
-            run.truncate_log(0)
+            run.log.truncate(0)
             if start is not None:
                 state = beginning.start_from(state, shardings, start(), cfg.start_from)
         return run.until_done(state, batches, step, catalogue, mesh)
@@ -179,21 +178,20 @@ class _Run:
         self.figures: dict[str, float] = {}
         self.untimed = 0  # steps of this window that the clock left out
         self.clock = profiling.StepClock()
+        self.log = RunLog(folder)
 
     def resume(self, facts: dict[str, Any]) -> None:
         self.done, self.best_step = facts["done"], facts["best_step"]
         self.best, self.stale = facts["best"], facts["stale"]
         self.figures = facts["figures"]
-        self.truncate_log(self.done)
+        self.log.truncate(self.done)
 
     def until_done(self, state: step_lib.TrainState, batches: Any, step: step_lib.Step,
                    catalogue: Catalogue, mesh: Mesh) -> Outcome:
         cfg = self.cfg
         window: list[dict[str, jax.Array]] = []
         compiled = False
-        writer = tensorboardX.SummaryWriter(str(self.folder / "tensorboard"),
-                                            purge_step=self.done + 1)
-        with progress.bar("training", cfg.steps) as advance, writer:
+        with progress.bar("training", cfg.steps) as advance, self.log:
             advance(self.done)
             while self.done < cfg.steps and not self._stopped_early():
                 batch = parallel.global_batch(next(batches), mesh)
@@ -210,22 +208,21 @@ class _Run:
                 # A checkpoint closes the window too: a run that continues from it logs
                 # the same lines, and parameters that are not finite are never saved.
                 if self.done % cfg.log_every == 0 or self._saves():
-                    line = self._log_window(window, writer)
+                    line = self._log_window(window)
                     advance(0, f"loss {line['loss']:.3f}  {line['targets/s']:.0f} "
                                "targets/s")
                     window = []
                 advance(1)
-                self._pause_work(state, batches, writer)
+                self._pause_work(state, batches)
             self.checkpoints.wait()
         return self._outcome()
 
-    def _pause_work(self, state: step_lib.TrainState, batches: Any,
-                    writer: tensorboardX.SummaryWriter) -> None:
+    def _pause_work(self, state: step_lib.TrainState, batches: Any) -> None:
         if not self._saves():
             return
         with self.clock.paused():
             if self._evaluates():
-                self._evaluate(state, writer)
+                self._evaluate(state)
             facts = {"done": self.done, "best": self.best, "best_step": self.best_step,
                      "stale": self.stale, "figures": self.figures,
                      "batches": batches.get_state()}
@@ -240,9 +237,8 @@ class _Run:
     def _saves(self) -> bool:
         return self._evaluates() or self.done % self.cfg.checkpoint_every == 0
 
-    def _evaluate(self, state: step_lib.TrainState,
-                  writer: tensorboardX.SummaryWriter) -> None:
-        params = jax.tree.map(_to_host, state.best_params())
+    def _evaluate(self, state: step_lib.TrainState) -> None:
+        params = parameters.to_host(state.best_params())
         figures = {name: float(value) for name, value in self.evaluate(params).items()}
         if self.cfg.metric not in figures:
             raise InputError(f"train.metric is {self.cfg.metric!r}, the evaluation "
@@ -250,11 +246,11 @@ class _Run:
         if figures[self.cfg.metric] > self.best:
             self.best, self.best_step = figures[self.cfg.metric], self.done
             self.figures, self.stale = figures, 0
-            _write_params(self.folder / "best", params, self.done)
+            parameters.write_params(self.folder / "best", params, self.done)
         else:
             self.stale += 1
         valid = {f"valid.{name}": value for name, value in figures.items()}
-        self._append({"step": self.done, **valid}, writer)
+        self.log.append({"step": self.done, **valid})
         _log.info("step %d: valid %s %.4f (best %.4f at step %d)", self.done,
                   self.cfg.metric, figures[self.cfg.metric], self.best, self.best_step)
 
@@ -262,15 +258,14 @@ class _Run:
         return 0 < self.cfg.patience <= self.stale
 
     def _outcome(self) -> Outcome:
-        params, step = read_params(self.folder / "best")
+        params, step = parameters.read_params(self.folder / "best")
         if step != self.best_step:
             raise InputError(f"{self.folder / 'best'} holds the parameters of step "
                              f"{step}, the run's best is {self.best_step}; delete "
                              f"{self.folder} and train again")
         return Outcome(params, self.best, self.best_step, self.done, self.figures)
 
-    def _log_window(self, window: list[dict[str, jax.Array]],
-                    writer: tensorboardX.SummaryWriter) -> dict[str, float]:
+    def _log_window(self, window: list[dict[str, jax.Array]]) -> dict[str, float]:
         rows = jax.device_get(window)
         first = self.done - len(rows) + 1
         bad = [(first + place, name) for place, row in enumerate(rows)
@@ -294,67 +289,5 @@ class _Run:
                  "gflops": per_second * self.flops_per_target / 1e9,
                  "mfu": per_second * self.flops_per_target / self.peak_flops}
         self.clock.restart()
-        self._append({"step": self.done, **line}, writer)
+        self.log.append({"step": self.done, **line})
         return line
-
-    def _append(self, line: dict[str, float],
-                writer: tensorboardX.SummaryWriter) -> None:
-        if jax.process_index():
-            return
-        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
-        for name, value in line.items():
-            if name != "step":
-                tag = name.replace("@", "_at_").replace("/", "_per_")
-                writer.add_scalar(tag.replace(".", "/"), value, line["step"])
-
-    def truncate_log(self, step: int) -> None:
-        """Drops lines after `step`: the steps that they tell of will be done again."""
-        if jax.process_index():
-            return
-        path = self.folder / "log.jsonl"
-        kept = [line for line in read_log(path) if line["step"] <= step]
-        with artifacts.open_atomic(path, "w") as file:
-            file.writelines(json.dumps(line) + "\n" for line in kept)
-
-
-def read_log(path: pathlib.Path) -> list[dict[str, float]]:
-    """Reads a run's log; a last line that was cut short by a kill is left out."""
-    if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text("utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
-
-
-def read_params(folder: pathlib.Path) -> tuple[Any, int]:
-    """Reads parameters that a run kept: a nested dict of arrays, and their step."""
-    manifest = artifacts.read_manifest(folder, kind="parameters", version=1)
-    params: dict[str, Any] = {}
-    for name in manifest["names"]:
-        *parents, leaf = name.split("/")
-        place = params
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[leaf] = np.array(artifacts.read_array(folder, name))
-    return params, manifest["step"]
-
-
-def _write_params(folder: pathlib.Path, params: Any, step: int) -> None:
-    if jax.process_index():
-        return
-    flat, _ = jax.tree_util.tree_flatten_with_path(params)
-    arrays = {"/".join(str(key.key) for key in path): leaf for path, leaf in flat}
-    artifacts.write_bundle(folder, kind="parameters", version=1, arrays=arrays,
-                           facts={"step": step, "names": sorted(arrays)})
-
-
-def _to_host(leaf: jax.Array) -> np.ndarray:
-    if leaf.is_fully_addressable:
-        return np.asarray(leaf)
-    from jax.experimental import multihost_utils  # only where there are several hosts
-    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))

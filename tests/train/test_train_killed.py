@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import tiny_world
-from oxyrec_jax.train import loop
+from oxyrec_jax.train.parameters import read_params
+from oxyrec_jax.train.run_log import read_log
 
 HERE = pathlib.Path(__file__).resolve().parent
 
@@ -48,7 +49,7 @@ def killed(process, after=None):
 
 
 def steps_logged(work):
-    return [line["step"] for line in loop.read_log(work / "log.jsonl")]
+    return [line["step"] for line in read_log(work / "log.jsonl")]
 
 
 def arrays(path):
@@ -71,7 +72,7 @@ def test_killed_three_times_the_run_ends_bit_identical(tmp_path):
 
     assert finish(start(data, broken)) == straight
     for name in ("evaluated0.npz", "best"):
-        read = arrays if name.endswith("npz") else lambda path: flat(loop.read_params(
+        read = arrays if name.endswith("npz") else lambda path: flat(read_params(
             path)[0])
         one, other = read(whole / name), read(broken / name)
         assert one.keys() == other.keys()
@@ -79,7 +80,7 @@ def test_killed_three_times_the_run_ends_bit_identical(tmp_path):
             np.testing.assert_array_equal(values, other[key])
     times = {"targets/s", "gflops", "mfu"}  # all else is a function of the run
     logs = [[{name: value for name, value in line.items() if name not in times}
-             for line in loop.read_log(work / "log.jsonl")] for work in (whole, broken)]
+             for line in read_log(work / "log.jsonl")] for work in (whole, broken)]
     assert logs[0] == logs[1]
     assert [line["step"] for line in logs[0]] == [3, 5, 6, 6, 9, 10, 12, 12]
 

@@ -10,6 +10,8 @@ import tiny_run
 import tiny_world
 from oxyrec_jax.base import InputError
 from oxyrec_jax.train import loop
+from oxyrec_jax.train.parameters import read_params, write_params
+from oxyrec_jax.train.run_log import read_log
 from oxyrec_jax.train.step import OptimizerConfig
 
 
@@ -50,7 +52,7 @@ def test_the_best_parameters_are_kept_and_patience_ends_the_run(data, tmp_path):
 
 def test_the_log_tells_every_window_and_every_evaluation(data, tmp_path):
     run(data, tmp_path, evaluate=Figures(0.1, 0.2))
-    lines = loop.read_log(tmp_path / "log.jsonl")
+    lines = read_log(tmp_path / "log.jsonl")
     assert [(line["step"], "loss" in line) for line in lines] == [
         (3, True), (5, True), (6, True), (6, False), (9, True), (10, True), (12, True),
         (12, False)]
@@ -89,7 +91,7 @@ def test_a_loss_that_is_not_finite_stops_and_is_never_saved(data, tmp_path):
         run(data, tmp_path, optimizer=wild, evaluate=Figures(*np.arange(4.0)),
             checkpoint_every=1, log_every=5)
     assert all("loss" not in line or np.isfinite(line["loss"])
-               for line in loop.read_log(tmp_path / "log.jsonl"))
+               for line in read_log(tmp_path / "log.jsonl"))
     # The checkpoint before is still there and the same command starts from it.
     saved = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
     assert saved
@@ -112,23 +114,23 @@ def test_a_count_below_one_is_refused(name):
 
 def test_a_log_line_cut_by_a_kill_is_left_out(tmp_path):
     path = tmp_path / "log.jsonl"
-    assert loop.read_log(path) == []
+    assert read_log(path) == []
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')
-    assert loop.read_log(path) == [{"step": 1}, {"step": 2}]
+    assert read_log(path) == [{"step": 1}, {"step": 2}]
 
 
 def test_parameters_of_another_run_are_named(tmp_path):
     with pytest.raises(InputError, match="holds no parameters"):
-        loop.read_params(tmp_path / "best")
+        read_params(tmp_path / "best")
 
 
 def test_a_manifest_cannot_lead_out_of_the_parameters(data, tmp_path):
-    loop._write_params(tmp_path / "best", {"a": {"b": np.ones(2)}}, 5)
-    params, step = loop.read_params(tmp_path / "best")
+    write_params(tmp_path / "best", {"a": {"b": np.ones(2)}}, 5)
+    params, step = read_params(tmp_path / "best")
     assert step == 5 and params["a"]["b"].tolist() == [1, 1]
     manifest = json.loads((tmp_path / "best" / "manifest.json").read_text())
     np.save(tmp_path / "secret.npy", np.ones(1))
     manifest["names"] = ["../secret"]
     (tmp_path / "best" / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match="outside its folder"):
-        loop.read_params(tmp_path / "best")
+        read_params(tmp_path / "best")

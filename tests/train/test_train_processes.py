@@ -14,7 +14,7 @@ import pytest
 import tiny_run
 import tiny_world
 from oxyrec_jax import parallel
-from oxyrec_jax.train import loop
+from oxyrec_jax.train.run_log import read_log
 
 HERE = pathlib.Path(__file__).resolve().parent
 
@@ -50,7 +50,7 @@ def test_two_processes_of_two_devices_train_as_one_of_four(tmp_path):
         for process in both:
             process.kill()
     assert results[0] == results[1]  # both know the same best parameters
-    logs = [loop.read_log(tmp_path / name / "log.jsonl") for name in ("one", "two")]
+    logs = [read_log(tmp_path / name / "log.jsonl") for name in ("one", "two")]
     assert [line["step"] for line in logs[0]] == [line["step"] for line in logs[1]]
     for one, two in zip(*logs, strict=True):
         for name in one.keys() - {"targets/s", "gflops", "mfu", "valid.figure"}:
