@@ -17,7 +17,7 @@ from oxyrec_jax.data.shop.people import People, draw_people
 from oxyrec_jax.data.shop.prepare import BEHAVIOURS, load_shop, prepare_shop
 from oxyrec_jax.data.shop.response import (Moment, Responses, look_probabilities,
                                            response_probabilities)
-from oxyrec_jax.data.shop.simulate import (Requests, simulate_people,
+from oxyrec_jax.data.shop.simulate import (Requests, people_after, simulate_people,
                                            simulate_requests)
 from oxyrec_jax.data.shop.visits import (Draws, Visitors, begin, draw, next_moment,
                                          old_recommender, remember, respond)
@@ -28,5 +28,5 @@ __all__ = [
     "Responses", "Rule", "SCENARIOS", "Shop", "ShopConfig", "Visitors", "World",
     "active_rules", "begin", "build_shop", "context_need", "draw", "draw_people",
     "facts_of", "load_knowledge", "load_shop", "look_probabilities", "next_moment",
-    "old_recommender", "prepare_shop", "remember", "respond", "response_probabilities",
+    "old_recommender", "people_after", "prepare_shop", "remember", "respond", "response_probabilities",
     "simulate_people", "simulate_requests"]

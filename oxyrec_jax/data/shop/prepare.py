@@ -19,7 +19,7 @@ from oxyrec_jax import artifacts, progress
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data import dataset, protocols
 from oxyrec_jax.data.shop import (catalogue, contexts, images, knowledge, people,
-                                  simulate)
+                                  queries, simulate)
 from oxyrec_jax.data.shop.config import ShopConfig
 from oxyrec_jax.data.shop.world import SCENARIOS, Shop, build_shop
 
@@ -28,7 +28,6 @@ BEHAVIOURS = ("click", "cart", "order")
 COLUMNS = ("item", "time", "behaviour", "scenario", "trigger", "query", "price",
            "request")
 _EVENTS_TOGETHER = 1 << 19  # ours: about 200 MiB while a chunk is being simulated
-_VAGUE_QUERIES = 0.4        # share of queries that leave out the wanted feature; ours
 
 
 def prepare_shop(cfg: ShopConfig, folder: str | os.PathLike, *, protocol: str = "P1",
@@ -109,8 +108,8 @@ def _fill(shop: Shop, protocol: str, together: int, out: dataset.DatasetWriter) 
         out.add_items(table)
     for vectors in images.item_images(shop.items, shop.known, shop.cfg.seed):
         out.add_images(vectors)
-    queries, first_query = _queries(shop.known)
-    out.add_queries(queries)
+    words, first_query = queries.query_texts(shop.known)
+    out.add_queries(words)
     totals, lengths, times = _Totals(), [], []
     with contextlib.ExitStack() as stack:
         write = {name: stack.enter_context(_table(out.folder / f"{name}.parquet"))
@@ -165,7 +164,11 @@ def _add_chunk(shop: Shop, out: dataset.DatasetWriter, write: Mapping[str, Any],
     place = np.searchsorted(numbers, requests.person)
     sequence = out.num_sequences + place
     start = calendar.timegm(datetime.date.fromisoformat(shop.cfg.start).timetuple())
-    query = _query_numbers(shop, requests, first_query)
+    needs = shop.known.needs
+    leaf, feature = (np.array([getattr(need, name) for need in needs])[requests.need]
+                     for name in ("leaf", "feature"))
+    query = queries.query_numbers(first_query, leaf, feature, requests.scenario,
+                                  requests.exact)
     row, slot = np.nonzero(requests.outcome)  # in order of person, time and place
     item = requests.shown[row, slot]
     number = totals.requests + np.arange(len(requests.person))
@@ -209,30 +212,6 @@ def _table(path: pathlib.Path) -> Iterator[Any]:
         yield append
         for writer in writers:
             writer.close()
-
-
-def _queries(known: knowledge.Knowledge) -> tuple[list[str], np.ndarray]:
-    """Returns the query strings, and for each leaf the number of its plain one.
-
-    A leaf's plain query is followed by one for each of its features.
-    """
-    queries: list[str] = []
-    first = []
-    for leaf in known.leaves:
-        first.append(len(queries))
-        name = leaf.name.lower()
-        queries += [name, *(f"{feature} {name}" for feature in leaf.features)]
-    return queries, np.array(first)
-
-
-def _query_numbers(shop: Shop, requests: simulate.Requests,
-                   first_query: np.ndarray) -> np.ndarray:
-    leaf = np.array([need.leaf for need in shop.known.needs])[requests.need]
-    feature = np.array([need.feature for need in shop.known.needs])[requests.need]
-    exact = (feature >= 0) & (requests.exact >= _VAGUE_QUERIES)
-    query = first_query[leaf] + np.where(exact, 1 + feature, 0)
-    search = requests.scenario == SCENARIOS.index("search")
-    return np.where(search, query, -1).astype(np.int32)
 
 
 def _requests_table(shop: Shop, requests: simulate.Requests, sequence: np.ndarray,

@@ -7,7 +7,7 @@ depend on its neighbours, so neither does anybody's log.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -77,26 +77,61 @@ def cpu_device() -> jax.Device:
                          "out; add cpu to it, as in JAX_PLATFORMS=cuda,cpu") from None
 
 
+def people_after(world: World, numbers: np.ndarray, *, slate: int,
+                 candidates: int) -> visits.Visitors:
+    """Simulates the same lives and returns the people as they stand at their end.
+
+    Args:
+      world: the shop.
+      numbers: `[P]` ascending numbers of the people.
+      slate, candidates: as in the log.
+
+    Returns:
+      P visitors on the host, in order of number. Their memory is that of the log's
+      last events; the time and the need of their latest request may be of one in which
+      nothing was done any more.
+    """
+    parts: list[visits.Visitors] = []
+    with jax.default_device(cpu_device()):
+        for visitors, _, finished in _lives(world, numbers, slate, candidates):
+            if finished.any():
+                parts.append(jax.tree.map(lambda a: np.asarray(a)[finished], visitors))
+    whole = jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
+    order = np.argsort(whole.people.number, kind="stable")
+    return jax.tree.map(lambda a: a[order], whole)
+
+
 def _simulate(world: World, numbers: np.ndarray, slate: int,
               candidates: int) -> Requests:
+    parts = []
+    for _, rows, _ in _lives(world, numbers, slate, candidates):
+        live = rows.pop("live")
+        parts.append({name: values[live] for name, values in rows.items()})
+    return _collect(parts)
+
+
+def _lives(world: World, numbers: np.ndarray, slate: int, candidates: int
+           ) -> Iterator[tuple[visits.Visitors, dict[str, np.ndarray], np.ndarray]]:
+    """Yields the lanes after some requests: visitors, what was recorded, and which
+    lanes' people have just left for good, `[LANES]` bool."""
     # The longest lives first, so that all lanes finish at about the same time.
     lengths = _in_lanes(functools.partial(_lengths, world), numbers)
     queue = numbers[np.argsort(-lengths, kind="stable")].astype(np.int32)
-    visitors, free, parts = _empty(world), np.arange(LANES), []
-    while len(queue) or len(free) < LANES:
+    visitors, taken_lanes = _empty(world), np.zeros(LANES, bool)
+    while len(queue) or taken_lanes.any():
+        free = np.flatnonzero(~taken_lanes)
         taken, queue = queue[:len(free)], queue[len(free):]
         if len(taken):
             seats, new = np.zeros(LANES, bool), np.zeros(LANES, np.int32)
             seats[free[:len(taken)]], new[free[:len(taken)]] = True, taken
             newcomers = _draw_people(world, jnp.asarray(new))
             visitors = _seat(visitors, jnp.asarray(seats), newcomers)
+            taken_lanes |= seats
         visitors, done, record = _advance(world, visitors, slate=slate,
                                           candidates=candidates)
-        rows = jax.tree.map(np.asarray, record)
-        live = rows.pop("live")
-        parts.append({name: values[live] for name, values in rows.items()})
-        free = np.flatnonzero(np.asarray(done))
-    return _collect(parts)
+        finished = taken_lanes & np.asarray(done)
+        yield visitors, jax.tree.map(np.asarray, record), finished
+        taken_lanes &= ~finished
 
 
 def _collect(parts: list[dict[str, np.ndarray]]) -> Requests:
