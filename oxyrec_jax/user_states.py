@@ -102,6 +102,31 @@ class LogStates:
         found = np.unique(np.stack([moments, sequences], axis=1), axis=0)
         return found[:, 1], found[:, 0]
 
+    def at_requests(self, events: np.ndarray) -> Iterator[UserState]:
+        """Yields a state for each event's request: what was known when it was made.
+
+        Unlike `states` it needs no times: of a log without, the events that stand
+        before the request's are what was known, and no searches.
+
+        Args:
+          events: `[M]` numbers among all events.
+        """
+        firsts = request_begins(self.dataset)[events]
+        owners = np.searchsorted(self._offsets, firsts, side="right") - 1
+        moments = typed = np.zeros(len(events), np.int64)
+        if self.times is not None:
+            moments = self.times[firsts]
+            typed = np.searchsorted(self._typed_keys, self._keys_of(owners, moments))
+        begins = np.maximum(self._offsets[owners], firsts - self._deeds)
+        left = np.maximum(np.searchsorted(self._typed[0], owners),
+                          typed - self._words)
+        for owner, moment, begin, end, one, other in zip(
+                owners.tolist(), moments.tolist(), begins.tolist(), firsts.tolist(),
+                left.tolist(), typed.tolist()):
+            words = tuple(self._queries[row] for row in
+                          self._typed[2][one:other].tolist())
+            yield self._state(owner, moment, self._history(begin, end), words)
+
     def last(self) -> int:
         """The time of the last event."""
         return int(self._timed().max())
@@ -183,10 +208,14 @@ def request_times(dataset: Dataset) -> np.ndarray:
     Raises:
       InputError: the log has no times.
     """
+    return np.asarray(dataset.column("time"))[request_begins(dataset)]
+
+
+def request_begins(dataset: Dataset) -> np.ndarray:
+    """Returns the first event of each event's request, `[E]` int64."""
     counts = np.diff(dataset.offsets())
     begins = _begins(dataset, np.repeat(np.arange(len(counts)), counts))
-    times = np.asarray(dataset.column("time"))
-    return times[begins][np.cumsum(begins) - 1]
+    return np.flatnonzero(begins)[np.cumsum(begins) - 1]
 
 
 def _begins(dataset: Dataset, owner: np.ndarray) -> np.ndarray:

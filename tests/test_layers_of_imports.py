@@ -17,15 +17,16 @@ ROWS = (
     ("artifacts", "progress", "huge_pages"),  # wanted from the next row on
     ("parallel", "profiling", "losses", "metrics", "llm"),
     ("chat",),
-    ("data", "models", "thinking", "rewards", "checkpoint"),
-    ("tokenizer", "user_states"),
-    ("decode",),
-    ("train", "evaluate"),
+    ("data", "models", "thinking", "checkpoint"),
+    ("tokenizer", "user_states", "rewards"),
+    ("decode", "judge_requests"),
+    ("train", "evaluate", "closed_loop"),
     ("serve", "report", "config"),
     ("workspace",),
     ("instruction_store",),
     ("ready", "quickstart"),  # what a configuration names; one configuration
-    ("answers", "steering", "slow_thinking"),
+    ("answers", "steering", "ab_test", "slow_thinking", "judging", "validation"),
+    ("aligning",),
     ("workflow",),
     ("inspection", "printing"),  # what the command line shows
     ("cli",),

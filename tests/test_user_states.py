@@ -161,3 +161,18 @@ def test_a_log_without_times_gives_all_and_can_not_be_replayed(tmp_path):
                    states.last):
         with pytest.raises(InputError, match="has no times, so that nothing can be"):
             replay()
+
+
+def test_a_request_s_state_holds_what_stood_before_its_first_event(log, states):
+    titles, offsets = log.item_table()["title"].to_pylist(), log.offsets()
+    items, requests = log.column("item"), log.column("request")
+    events = np.array([offsets[5], offsets[6] - 1, offsets[9] - 2])
+    firsts = user_states.request_begins(log)[events]
+    for event, first, state in zip(events, firsts, states.at_requests(events)):
+        owner = np.searchsorted(offsets, event, side="right") - 1
+        same = np.flatnonzero(requests[offsets[owner]:event + 1] == requests[event])
+        assert first == offsets[owner] + same[0] and state.user == states.users[owner]
+        assert [deed.title for deed in state.history] == [
+            titles[item] for item in items[max(offsets[owner], first - 5):first]]
+        assert state.profile and state.place and state.window == log.column("time")[
+            first]

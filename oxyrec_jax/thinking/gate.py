@@ -141,7 +141,7 @@ def judge(answer: str, data: Given, cfg: GateConfig,
       knowledge: content words that an instruction may rest on as well, such as those
         of a knowledge base.
     """
-    told = _parse(answer)
+    told = read_object(answer)
     if told is None:
         return Verdict(None, "not-json" if answer.strip() else "empty")
     text, evidence = told.get("instruction"), told.get("evidence", [])
@@ -194,9 +194,9 @@ def _normal(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def _parse(answer: str) -> dict | None:
-    """Reads the object in an answer; a fence or words around it are no reason to pay
-    again."""
+def read_object(answer: str) -> dict | None:
+    """Reads the JSON object in an answer; a fence or words around it are no reason to
+    pay again. None where there is none, empty where it is another value."""
     for part in (answer, answer[answer.find("{"):answer.rfind("}") + 1]):
         try:
             told = json.loads(part, strict=False)

@@ -114,16 +114,19 @@ def build_prompt(state: UserState, kind: str, cfg: PromptConfig) -> Prompt | Non
     """
     if not _enough(state, kind):
         return None
-    shown = _shown(state, cfg, lambda text: text[:cfg.characters])
+    shown = shown_of(state, cfg, lambda text: text[:cfg.characters])
     quoted = _encode(shown)
     if "\\" in quoted or not (quoted.isascii() and quoted.isprintable()):
         # What hides is looked for only where it could be: that takes half the time.
-        shown = _shown(state, cfg, lambda text: without_hidden(text[:cfg.characters]))
+        shown = shown_of(state, cfg, lambda text: without_hidden(text[:cfg.characters]))
         quoted = _encode(shown)
-    if "<" in quoted or ">" in quoted:
-        quoted = quoted.translate(_ESCAPES)
     return Prompt(state, kind, _system(kind, cfg.language, cfg.words),
-                  f"<data>\n{quoted}\n</data>", tuple(_texts(shown)))
+                  _between_marks(quoted), tuple(_texts(shown)))
+
+
+def quote(data: Any) -> str:
+    """Returns JSON values between the marks that no text in them can hold."""
+    return _between_marks(_encode(data))
 
 
 def without_hidden(text: str) -> str:
@@ -141,6 +144,12 @@ def prompt_version(kind: str, cfg: PromptConfig) -> str:
     return f"{kind}-{hashlib.sha256(repr(given).encode()).hexdigest()[:12]}"
 
 
+def _between_marks(quoted: str) -> str:
+    if "<" in quoted or ">" in quoted:
+        quoted = quoted.translate(_ESCAPES)
+    return f"<data>\n{quoted}\n</data>"
+
+
 @functools.lru_cache(maxsize=64)
 def _system(kind: str, language: str, words: int) -> str:
     told = SYSTEM.replace("LANGUAGE", LANGUAGES[language])
@@ -156,8 +165,8 @@ def _enough(state: UserState, kind: str) -> bool:
                 or state.place or state.weather or state.holiday)
 
 
-def _shown(state: UserState, cfg: PromptConfig, clean: Callable[[str], str]
-           ) -> dict[str, Any]:
+def shown_of(state: UserState, cfg: PromptConfig, clean: Callable[[str], str]
+             ) -> dict[str, Any]:
     """Returns what a prompt shows of a state, each text as `clean` gives it."""
     data: dict[str, Any] = {name: clean(text) for name, text in (
         ("time", state.time), ("place", state.place), ("weather", state.weather),

@@ -157,6 +157,24 @@ def test_person_and_item_enter_as_in_the_formula(built, people):
             np.testing.assert_allclose(found[person, place], expected, atol=2e-4)
 
 
+def test_the_parts_of_a_click_sum_to_its_logit(built, people):
+    when = moment(taste_need(built, "Tent"), scenario="cart",
+                  trigger=item_of(built, "Tent"),
+                  memory=[(item_of(built, "Tent"), 1, 4_000),
+                          (item_of(built, "Lipstick"), 3, 86_400)])
+    items = [item_of(built, name) for name in ("Tent", "Sleeping Bag", "Lipstick")]
+    chosen = jnp.tile(jnp.asarray(np.resize(items, 140), jnp.int32), (8, 1))
+    parts = jax.jit(response.click_parts)(built.world, people, when, chosen)
+    np.testing.assert_allclose(
+        np.sum([np.asarray(part)[:, :3] for part in parts.values()], axis=0),
+        click_logits(built, people, when, items), atol=1e-4)
+    np.testing.assert_allclose(parts["need"][0, :3], [
+        WEIGHTS.need_leaf, WEIGHTS.need_beside, 0])
+    np.testing.assert_allclose(parts["trigger"][0, :3], [
+        WEIGHTS.trigger_leaf, WEIGHTS.trigger_with, 0])
+    assert (np.asarray(parts["memory"][0, :3]) != 0).tolist() == [True, False, True]
+
+
 def test_wrong_shapes_are_told_while_tracing(built, people):
     with pytest.raises(ValueError, match="items.shape"):
         shop.response_probabilities(built.world, people, moment(0), jnp.zeros(8, int))

@@ -152,6 +152,40 @@ def response_probabilities(world: World, people: People, moment: Moment,
     return Responses(p_click, p_cart, p_order, p_order * world.item_price[items])
 
 
+def click_parts(world: World, people: People, moment: Moment,
+                items: Array) -> dict[str, Array]:
+    """Returns what the click logits of `response_probabilities` are made of.
+
+    Args:
+      world, people, moment, items: as there.
+
+    Returns:
+      `[B, K]` float32 logits by name: "need", the leaf and feature that are needed now
+      or a leaf that goes with it; "trigger"; "season"; "personal", taste, style, brand,
+      price tier and audience; "quality"; "memory", what was seen, owned or used up; and
+      "bias" of scenario and shop. They sum to the click logit, but for what a standing
+      intent adds.
+    """
+    w = _Coefficients()
+    leaf = world.item_leaf[items]
+    wanted, feature, beside = _need_fit(world, moment, items, leaf)
+    memory = _remembered(world, moment, items, leaf)
+    season = _season_fit(world, people, moment, leaf)
+    quality = w.quality * world.item_quality[items]
+    bias = _by_scenario(_CLICK_BIAS)[moment.scenario][:, None]
+    return {
+        "need": (w.need_leaf * wanted + w.need_feature * feature
+                 + w.need_beside * beside),
+        "trigger": _trigger_fit(world, moment, leaf), "season": season,
+        "personal": (_personal_fit(world, people, moment, items, leaf) - season
+                     - quality),
+        "quality": quality,
+        "memory": (w.seen_today * memory["today"] + w.seen_before * memory["before"]
+                   + w.in_cart * memory["cart"] + w.used_up * memory["due"]
+                   + w.well_stocked * memory["stocked"] + w.owned * memory["owned"]),
+        "bias": jnp.broadcast_to(world.tuning.click_bias + bias, items.shape)}
+
+
 def look_probabilities(slots: int) -> Array:
     """Returns how likely a person looks at each place of a list, `[slots]` float32.
 
@@ -191,16 +225,21 @@ def _personal_fit(world: World, people: People, moment: Moment, items: Array,
     # Against the person's average leaf, cut where interest is beyond doubt.
     own = people.taste - people.taste.mean(axis=1, keepdims=True)
     taste = w.taste * jnp.clip(own[rows, leaf], -3, 3)
-    day = day_of(world, moment.second)
-    season = world.day_season[people.city, day][rows, world.leaf_season[leaf]]
     style = jnp.sum(world.item_style[items] * people.style[:, None, :], axis=-1)
     favourite = people.favourites[rows, world.leaf_department[leaf]]
     gap = world.item_tier[items] - people.tier[:, None]
-    return (taste + w.season * season + world.tuning.style_weight * style
+    return (taste + _season_fit(world, people, moment, leaf)
+            + world.tuning.style_weight * style
             + world.tuning.brand_loyalty * (world.item_brand[items] == favourite)
             - world.tuning.price_sensitivity * jnp.square(jnp.clip(gap, -2, 2))
             + people.audience[rows, world.item_audience[items]]
             + w.quality * world.item_quality[items])
+
+
+def _season_fit(world: World, people: People, moment: Moment, leaf: Array) -> Array:
+    rows, day = jnp.arange(leaf.shape[0])[:, None], day_of(world, moment.second)
+    season = world.day_season[people.city, day][rows, world.leaf_season[leaf]]
+    return _Coefficients().season * season
 
 
 def _remembered(world: World, moment: Moment, items: Array,
