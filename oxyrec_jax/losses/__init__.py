@@ -18,6 +18,7 @@ from oxyrec_jax.losses.advantages import (
     reinforce_pp_advantages,
 )
 from oxyrec_jax.losses.alignment import info_nce_loss, q2i_loss
+from oxyrec_jax.losses.binary import binary_loss
 from oxyrec_jax.losses.diagnostics import policy_diagnostics
 from oxyrec_jax.losses.kl import kl_penalty
 from oxyrec_jax.losses.likelihood import chunked_next_code_loss, next_code_loss
@@ -42,6 +43,7 @@ from oxyrec_jax.losses.preference import dpo_loss, simpo_loss, softmax_dpo_loss
 __all__ = [
     "a2po_loss",
     "asymmetric_advantages",
+    "binary_loss",
     "chunked_next_code_loss",
     "cispo_loss",
     "dapo_loss",
