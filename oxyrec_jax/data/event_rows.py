@@ -66,6 +66,7 @@ class EventRows:
     def place(
         self, rows: int, width: int, *, start: np.ndarray, length: np.ndarray,
         place: np.ndarray, segment: np.ndarray, fresh: np.ndarray | None,
+        until: np.ndarray | None = None,
     ) -> dict[str, np.ndarray]:
         """Copies windows of events into `[rows, width]` arrays.
 
@@ -78,6 +79,8 @@ class EventRows:
           segment: `[W]` its number in its row, from 1.
           fresh: `[W]` the first supervised position of each window, to add the targets
             of every position; None adds no targets.
+          until: `[W]` seconds since 1970 of the request that each window is the history
+            of; None: of the event after it.
         """
         before = np.cumsum(length) - length
         count = np.arange(int(length.sum()))
@@ -88,14 +91,14 @@ class EventRows:
             segment.astype(np.int32), length)
         for key, name in self._names.items():
             batch[key] = self._lay(name, events, flat, rows, width)
+        if self._gap or self._calendar:
+            after = self._after(events, before + length - 1, until)
         if self._gap:
-            seconds = self._take("time", events + 1) - self._take("time", events)
             batch["gap"] = np.zeros((rows, width), np.float32)
-            batch["gap"].reshape(-1)[flat] = seconds
+            batch["gap"].reshape(-1)[flat] = after - self._take("time", events)
         for name in self._calendar:
             batch[name] = np.zeros((rows, width), np.float32)
-            batch[name].reshape(-1)[flat] = calendar(
-                name, self._take("time", events + 1))
+            batch[name].reshape(-1)[flat] = calendar(name, after)
         if self._profiles is not None:
             user = np.searchsorted(self._offsets, start, side="right") - 1
             known = self._profiles.rows[user]
@@ -111,6 +114,17 @@ class EventRows:
                 batch[_target_key(key)] = self._lay(name, events + 1, flat, rows, width)
             self._put_made(batch, events + 1, flat, rows, width)
         return batch
+
+    def _after(self, events: np.ndarray, last: np.ndarray, until: np.ndarray | None
+               ) -> np.ndarray:
+        """Seconds of what follows each event: the next one, or the request."""
+        if until is None:
+            return self._take("time", events + 1)
+        inside = np.ones(len(events), bool)
+        inside[last] = False
+        after = np.empty(len(events), np.int64)
+        after[last], after[inside] = until, self._take("time", events[inside] + 1)
+        return after
 
     def put_targets(self, batch: dict[str, np.ndarray], events: np.ndarray,
                     rows: int) -> None:

@@ -24,7 +24,8 @@ much the target's behaviour and scenario count in training.
 Mode "packed" (causal encoder): windows share rows, J = L, the target of position j is
 the event after it. Mode "last" (bidirectional encoder): one target for each row, J = 1,
 with its most recent events. Either way each training target is supervised exactly once
-in an epoch.
+in an epoch. Mode "requests" (ranking model): one request for each row with all items
+that it showed, see `request_rows`.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ import grain
 import numpy as np
 
 from oxyrec_jax.base import InputError
-from oxyrec_jax.data import event_rows, row_plans, schema
+from oxyrec_jax.data import event_rows, request_rows, row_plans, schema
 from oxyrec_jax.data.dataset import Dataset
 
 Batch = dict[str, np.ndarray]
@@ -50,7 +51,8 @@ class Pipeline:
       batch: rows of a global batch, over all processes.
       history: the most events that a target's history may have in the batch.
       row_length: L of mode "packed", at least `history`; longer rows pack tighter.
-      mode: "packed" or "last".
+      mode: "packed", "last" or "requests"; in the last every item shown counts 1,
+        whatever the weights of behaviours.
       long: in mode "last", how many events before the recent history are put into
         the batch too, as `long_items`.
       columns: side columns to put into the batch.
@@ -82,10 +84,15 @@ class Pipeline:
             if not 1 <= getattr(self, name) < 1 << 16:
                 raise InputError(f"pipeline.{name} is {getattr(self, name)}, expected "
                                  "1 to 65535")
-        if self.mode not in ("packed", "last"):
-            raise InputError(f"pipeline.mode is {self.mode!r}, expected 'packed' or "
-                             "'last'")
-        if not 0 <= self.long < 1 << 20 or (self.long and self.mode == "packed"):
+        if self.mode not in ("packed", "last", "requests"):
+            raise InputError(f"pipeline.mode is {self.mode!r}, expected 'packed', "
+                             "'last' or 'requests'")
+        if self.mode == "requests" and (self.scenarios or self.scenario_weights
+                                        or self.scenario_temperature != 1):
+            raise InputError("pipeline.mode 'requests' counts every request once; leave"
+                             " scenarios, scenario_weights and scenario_temperature "
+                             "out")
+        if not 0 <= self.long < 1 << 20 or (self.long and self.mode != "last"):
             raise InputError(f"pipeline.long is {self.long} and mode {self.mode!r}; "
                              "expected 0 to 1048575, and above 0 only in mode 'last'")
         if self.mode == "packed" and self.row_length < self.history:
@@ -135,7 +142,8 @@ class TrainSource:
                              f"processes (this is number {process_index}) cannot share "
                              "equally; make it a multiple")
         rows = np.asarray(dataset.split("train"))
-        make = row_plans.Packed if cfg.mode == "packed" else row_plans.Last
+        make = {"packed": row_plans.Packed, "last": row_plans.Last,
+                "requests": request_rows.Requests}[cfg.mode]
         self._plan: row_plans.Plan = make(dataset, rows, cfg, seed)
         self._local = cfg.batch // process_count
         self._skip, self._batch = process_index * self._local, cfg.batch

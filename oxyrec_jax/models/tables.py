@@ -1,4 +1,4 @@
-"""What the generator reads of the items, and what its methods hand to each other."""
+"""What the networks read of the items, and what its methods hand to each other."""
 
 import dataclasses
 
@@ -20,6 +20,10 @@ class ItemTables:
       live: `[N]` bool, true on items that may be recommended; None: all.
       keys: `[N, R]` float32 retrieval keys, from `Generator.item_keys`, for serving;
         None: computed in every call.
+      price: `[N]` float32 in the log's currency, 0 where unknown, for a ranking model;
+        None: not read.
+      category: `[N]` int32, from 1 in the order of their names, 0 where unknown, for a
+        ranking model; None: not read.
     """
 
     codes: Array
@@ -27,6 +31,8 @@ class ItemTables:
     successors: memory_lib.Successors | None = None
     live: Array | None = None
     keys: Array | None = None
+    price: Array | None = None
+    category: Array | None = None
 
 
 @jax.tree_util.register_dataclass

@@ -4,6 +4,8 @@ Source: pre-RMSNorm, bias-free, SwiGLU, relative positions as in OxygenREC, arXi
 2512.22386; targets of a row and beams of a request as one axis Q is ours.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -19,14 +21,23 @@ class EncoderLayer(nn.Module):
     cfg: ModelConfig
 
     @nn.compact
-    def __call__(self, x: Array, bias: Array, allowed: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, bias: Array, allowed: Array, *, train: bool,
+                 attend: Callable[..., Array] = layers.attend) -> Array:
+        """Runs the layer.
+
+        Args:
+          x: `[B, S, D]`.
+          bias, allowed: as `attend` takes them.
+          train: dropout on.
+          attend: who looks at whom, with the arguments of `layers.attend`.
+        """
         cfg = self.cfg
         inner = cfg.heads * cfg.head_width
         normed = layers.RMSNorm(name="attention_norm")(x)
         qkv = layers.Linear(3 * inner, ("embed", "heads"), name="qkv")(normed)
         query, key, value = (layers.split_heads(part, cfg.heads)
                              for part in jnp.split(qkv, 3, axis=-1))
-        mixed = layers.merge_heads(layers.attend(query, key, value, bias, allowed))
+        mixed = layers.merge_heads(attend(query, key, value, bias, allowed))
         mixed = layers.Linear(cfg.width, ("heads", "embed"), name="out")(mixed)
         x = x + layers.dropout(self, mixed, cfg.dropout, train=train)
         normed = layers.RMSNorm(name="mlp_norm")(x)

@@ -24,10 +24,11 @@ from oxyrec_jax.data.row_plans import weights_of
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.models.config import ModelConfig
 from oxyrec_jax.models.generator import Generator
+from oxyrec_jax.models.ranker import Ranker
 from oxyrec_jax.tokenizer.catalogue import Catalogue
 from oxyrec_jax.train import beginning, parameters
 from oxyrec_jax.train import step as step_lib
-from oxyrec_jax.train.objective import ObjectiveConfig
+from oxyrec_jax.train.objective import ObjectiveConfig, supervised_loss
 from oxyrec_jax.train.run_log import RunLog
 
 _log = logging.getLogger(__name__)
@@ -90,10 +91,12 @@ class Outcome:
     figures: dict[str, float]
 
 
-def train(model: Generator, dataset: Dataset, catalogue: Catalogue, cfg: TrainConfig,
-          folder: pathlib.Path, *, seed: int, evaluate: Evaluate,
+def train(model: Generator | Ranker, dataset: Dataset, catalogue: Catalogue,
+          cfg: TrainConfig, folder: pathlib.Path, *, seed: int, evaluate: Evaluate,
           mesh: Mesh | None = None, start: Callable[[], Any] | None = None,
-          flops_per_target: float = 0.0, peak_flops: float = math.inf) -> Outcome:
+          flops_per_target: float = 0.0, peak_flops: float = math.inf,
+          loss: step_lib.Loss = supervised_loss,
+          more: Mapping[str, Any] | None = None) -> Outcome:
     """Trains until the last step or until the metric stops rising.
 
     Args:
@@ -110,6 +113,8 @@ def train(model: Generator, dataset: Dataset, catalogue: Catalogue, cfg: TrainCo
         has no checkpoint yet. None: random ones.
       flops_per_target: of a training step, for the achieved FLOP/s in the log.
       peak_flops: FLOP/s of all devices together, for the MFU in the log.
+      loss: what is minimised; the generator's likelihood by default.
+      more: other JSON values that decide the run, by name.
 
     Returns:
       `Outcome`.
@@ -122,7 +127,7 @@ def train(model: Generator, dataset: Dataset, catalogue: Catalogue, cfg: TrainCo
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"train": dataclasses.asdict(cfg),
                 "model": dataclasses.asdict(model.cfg),
-                "widths": list(model.widths), "seed": seed}
+                "widths": list(model.widths), "seed": seed, **(more or {})}
     beginning.check_same_run(folder / "run.json", settings,
                              {"train": TrainConfig(), "model": ModelConfig()})
     cfg = dataclasses.replace(cfg, pipeline=_with_columns(cfg.pipeline, model, dataset))
@@ -136,7 +141,7 @@ def train(model: Generator, dataset: Dataset, catalogue: Catalogue, cfg: TrainCo
         model, optimizer, parallel.global_batch(source[0], mesh), catalogue, mesh,
         seed=seed, ema=bool(cfg.optimizer.ema))
     step = step_lib.make_train_step(model, optimizer, cfg.optimizer, cfg.objective,
-                                    mesh, shardings, seed=seed)
+                                    mesh, shardings, seed=seed, loss=loss)
     with Checkpoints(folder / "checkpoints") as checkpoints:
         run = _Run(cfg, folder, checkpoints, evaluate, source, flops_per_target,
                    peak_flops)
@@ -152,10 +157,11 @@ def train(model: Generator, dataset: Dataset, catalogue: Catalogue, cfg: TrainCo
         return run.until_done(state, batches, step, catalogue, mesh)
 
 
-def _with_columns(cfg: Pipeline, model: Generator, dataset: Dataset) -> Pipeline:
+def _with_columns(cfg: Pipeline, model: Generator | Ranker, dataset: Dataset
+                  ) -> Pipeline:
     """The pipeline with the columns that the network and the loss read."""
     columns = [*cfg.columns, *model.columns]
-    if not weights_of(dataset, cfg).even:
+    if cfg.mode != "requests" and not weights_of(dataset, cfg).even:
         columns.append("weight")
     if model.cfg.retrieval.events and cfg.mode != "last":
         raise InputError("model.retrieval.events is "

@@ -13,12 +13,15 @@ from jax.sharding import Mesh
 
 from oxyrec_jax import parallel
 from oxyrec_jax.base import Array, InputError, Weighted
-from oxyrec_jax.models.generator import Generator
 from oxyrec_jax.tokenizer.catalogue import Catalogue
 from oxyrec_jax.train.objective import ObjectiveConfig, supervised_loss
 
 Batch = dict[str, Array]
 Step = Callable[["TrainState", Batch, Catalogue], tuple["TrainState", dict[str, Array]]]
+# What a step minimises, of (model, params, batch, catalogue, rng, objective): the sum
+# over what is supervised with its weight, and its terms by name for the log.
+Loss = Callable[[Any, Any, Batch, Catalogue, Array, ObjectiveConfig],
+                tuple[Weighted, dict[str, Weighted]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +115,7 @@ def make_optimizer(cfg: OptimizerConfig, steps: int) -> optax.GradientTransforma
     return optax.chain(*clip, rule)
 
 
-def init_state(model: Generator, optimizer: optax.GradientTransformation,
+def init_state(model: nn.Module, optimizer: optax.GradientTransformation,
                batch: Batch, catalogue: Catalogue, mesh: Mesh, *, seed: int,
                ema: bool) -> tuple[TrainState, Any]:
     """Makes the first state, each array born where it belongs on the mesh.
@@ -154,9 +157,9 @@ def init_state(model: Generator, optimizer: optax.GradientTransformation,
     return jax.jit(init, out_shardings=shardings)(), shardings
 
 
-def make_train_step(model: Generator, optimizer: optax.GradientTransformation,
+def make_train_step(model: nn.Module, optimizer: optax.GradientTransformation,
                     cfg: OptimizerConfig, objective: ObjectiveConfig, mesh: Mesh,
-                    shardings: Any, *, seed: int) -> Step:
+                    shardings: Any, *, seed: int, loss: Loss = supervised_loss) -> Step:
     """Compiles nothing yet; the returned function compiles once, at its first call.
 
     Args:
@@ -167,6 +170,7 @@ def make_train_step(model: Generator, optimizer: optax.GradientTransformation,
       mesh: the devices.
       shardings: from `init_state`.
       seed: of the dropout; step and micro-batch are folded in.
+      loss: what is minimised; the generator's likelihood by default.
 
     Returns:
       `(state, batch, catalogue) -> (state, figures)`. The state passed in is consumed.
@@ -175,7 +179,7 @@ def make_train_step(model: Generator, optimizer: optax.GradientTransformation,
     """
     def loss_of(params: Any, batch: Batch, catalogue: Catalogue, rng: Array
                 ) -> tuple[Array, tuple[Weighted, dict[str, Weighted]]]:
-        total, terms = supervised_loss(model, params, batch, catalogue, rng, objective)
+        total, terms = loss(model, params, batch, catalogue, rng, objective)
         return total.total, (total, terms)
 
     differentiate = jax.grad(loss_of, has_aux=True)

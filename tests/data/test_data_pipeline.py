@@ -277,7 +277,7 @@ def test_fill_is_the_share_of_positions_with_an_event(opened):
     ({"batch": 0}, "pipeline.batch is 0, expected 1"),
     ({"history": 70}, "row_length is 64, less than pipeline.history 70"),
     ({"row_length": 70_000}, "expected 1 to 65535"),
-    ({"mode": "middle"}, "'middle', expected 'packed' or 'last'"),
+    ({"mode": "middle"}, "'middle', expected 'packed', 'last' or 'requests'"),
     ({"columns": ("colour",)}, "names colour, expected any of time"),
     ({"columns": ("item",)}, "names item"),
 ])

@@ -1,0 +1,374 @@
+"""The ranking model: how likely each item of a request is clicked, carted, ordered.
+
+One Transformer reads unified tokens: the events of the history, the request (scenario,
+trigger, query), and the items that the request shows, one token each:
+
+    [e_1 .. e_n | scenario, trigger, query | c_1 .. c_G]
+
+The context never sees the items, so it is read once, however many they are. The items
+of a request are packed into one list, and there are two ways to look at it:
+
+    list    an item sees the context and the items before it: p(. | the list so far)
+    alone   an item sees the context and itself: p(. | first in the list)
+
+Both are the same network with another mask. Training draws one of them for each request
+(`RankerConfig.alone`), so that serving, which scores items alone, asks nothing that was
+not learnt. An item's place in its list is a feature, which takes the habit of looking
+at the first items off its own merit; scoring alone puts every item at the first place.
+
+The heads follow the funnel, with logits a, b, c:
+
+    p(click) = s(a)    p(cart) = p(click) s(b)    p(order) = p(cart) s(c)
+
+so that p(order) <= p(cart) <= p(click) always, and the sum of the heads' losses, each
+where the step before was taken, is the exact likelihood of how far a person went.
+
+Source: shared Transformer over unified tokens, label packing with a causal mask, heads
+for click, cart, order: OxygenREC, https://arxiv.org/abs/2512.22386; the products, Ma et
+al. 2018 (ESMM), https://arxiv.org/abs/1804.07931; the mask of single items, places as a
+feature and mixing both masks: ours.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from oxyrec_jax.base import Array, InputError
+from oxyrec_jax.models import layers, sides
+from oxyrec_jax.models.config import ModelConfig
+from oxyrec_jax.models.instructions import Instructions
+from oxyrec_jax.models.tables import ItemTables
+from oxyrec_jax.models.transformer import EncoderLayer
+
+HEADS = ("click", "cart", "order")
+PLACES = 32  # of a list; those further down share the last; ours
+_BUCKETS = 32  # of prices, as `sides` cuts them
+_FORBIDDEN = -1e30
+
+
+@dataclasses.dataclass(frozen=True)
+class RankerConfig:
+    """What a ranking model reads beside what `ModelConfig` says of its Transformer.
+
+    Of `ModelConfig` count width, heads, head_width, mlp_width, encoder_layers (the
+    layers), causal (of the history), item_embedding, item_features, sides, profile,
+    instructions (scenario and trigger), buckets, max_distance, dropout and dtype.
+
+    Attributes:
+      alone: share of training requests whose items do not see each other.
+      places: reads the place of each item in its list.
+      query: reads which query was typed, by number.
+      category: reads the item's category.
+      price: reads the item's price in half octaves.
+      calibration: "platt" (scale and shift of each logit), "temperature" (scale) or
+        "none"; fitted on the validation split.
+    """
+
+    alone: float = 0.5
+    places: bool = True
+    query: bool = True
+    category: bool = True
+    price: bool = True
+    calibration: str = "platt"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alone <= 1:
+            raise InputError(f"ranker.alone is {self.alone}, expected a share from 0 "
+                             "to 1")
+        if self.calibration not in ("platt", "temperature", "none"):
+            raise InputError(f"ranker.calibration is {self.calibration!r}, expected "
+                             "'platt', 'temperature' or 'none'")
+
+
+def check_trunk(cfg: ModelConfig) -> None:
+    """Raises `InputError` where a network reads what a ranking model does not."""
+    for name, asked in (("memory", cfg.memory), ("item_head", cfg.item_head),
+                        ("retrieval.events", cfg.retrieval.events),
+                        ("instructions.reasoning", cfg.instructions.reasoning),
+                        ("instructions.behaviours", cfg.instructions.behaviours)):
+        if asked:
+            raise InputError(f"model.{name} is set, which a ranking model does not "
+                             "read; leave it out of an experiment with a ranker")
+
+
+class Ranker(nn.Module):
+    """Transformer over a history, a request and its items; see the module's docstring.
+
+    Attributes:
+      cfg: the Transformer.
+      ranking: what else is read.
+      widths: codes on each level, T numbers.
+      items: N, rows of the item tables.
+      profile: rows of the table of profiles.
+      categories: rows of the table of categories; one more than there are.
+      queries: how many queries there are.
+    """
+
+    cfg: ModelConfig
+    ranking: RankerConfig
+    widths: tuple[int, ...]
+    items: int
+    profile: int = 0
+    categories: int = 1
+    queries: int = 0
+
+    def setup(self) -> None:
+        cfg, asked = self.cfg, self.ranking
+        init = nn.initializers.normal(cfg.width**-0.5)
+        none = nn.initializers.zeros_init()
+
+        def table(name: str, axis: str, rows: int, start: Any = init) -> Array:
+            return self.param(name, layers.axes(start, axis, "embed"),
+                              (rows, cfg.width), jnp.float32)
+        self.code_vectors = table("code_vectors", "codes", sum(self.widths))
+        if cfg.item_embedding:
+            small = nn.initializers.normal(0.1 * cfg.width**-0.5)
+            self.item_vectors = table("item_vectors", "items", self.items, small)
+        self.feature_in = layers.Linear(cfg.width, ("features", "embed"))
+        if asked.price:
+            self.price_vectors = table("price_vectors", "one", _BUCKETS)
+        if asked.category:
+            self.category_vectors = table("category_vectors", "one", self.categories)
+        if cfg.beside:
+            self.side_in = sides.SideVectors(cfg.sides, cfg.width, self.profile)
+        if cfg.instructions.placement != "none":
+            self.instructions = Instructions(cfg.instructions, cfg.width)
+        if asked.query and self.queries:
+            self.query_vectors = table("query_vectors", "one", self.queries + 1)
+        self.request, self.candidate = (table(name, "one", 1) for name in
+                                        ("request", "candidate"))
+        if asked.places:
+            self.place_vectors = table("place_vectors", "one", PLACES, none)
+        self.bias = layers.RelativeBias(cfg.heads, cfg.buckets, cfg.max_distance,
+                                        bidirectional=not cfg.causal)
+        self.layers = [EncoderLayer(cfg) for _ in range(cfg.encoder_layers)]
+        self.norm = layers.RMSNorm()
+        self.heads = layers.Linear(len(HEADS), ("embed", "one"), 0.1)
+        self.head_bias = self.param("head_bias", layers.axes(none, "one"),
+                                    (len(HEADS),), jnp.float32)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the events that a batch must have for this network."""
+        asked = (name.removeprefix("target_") for name in self._requested)
+        return tuple(dict.fromkeys((*self.cfg.beside, *asked)))
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Keys of a batch that are read, apart from the items that are scored."""
+        return ("items", "segments", "target_positions", *self.cfg.beside,
+                *self._requested)
+
+    @property
+    def _requested(self) -> tuple[str, ...]:
+        query = ("target_query",) if self.ranking.query and self.queries else ()
+        return (*self.cfg.instructions.reads, *query)
+
+    def __call__(self, batch: dict[str, Array], tables: ItemTables, *,
+                 train: bool = False) -> Array:
+        """Scores the items that requests showed, each seeing those before it.
+
+        Args:
+          batch: what `reads` names, `candidates` `[B, C]` int32 and `target_mask`
+            `[B, C]` bool, as `data.request_rows` makes them.
+          tables: what is known of every item, with `price` and `category`.
+          train: dropout on, and some requests' items see themselves only; needs the
+            "dropout" stream.
+
+        Returns:
+          `[B, C, 3]` float32: the logits a, b, c of the funnel.
+        """
+        items, real = batch["candidates"], batch["target_mask"]
+        count = items.shape[1]
+        own = jnp.eye(count, dtype=bool)
+        seen = (jnp.tril(jnp.ones((count, count), bool)) & real[:, None]) | own
+        if train and self.ranking.alone:
+            alone = jax.random.bernoulli(self.make_rng("dropout"), self.ranking.alone,
+                                         items.shape[:1])
+            seen = jnp.where(alone[:, None, None], own, seen)
+        context, known, place = self._context(batch, tables, train)
+        x = self._join(context, items, jnp.arange(count), tables, train)
+        before = known.shape[2]
+        allowed = jnp.concatenate([
+            jnp.pad(known, ((0, 0), (0, 0), (0, count))),
+            jnp.concatenate([jnp.broadcast_to(
+                known[:, -1:], (*items.shape, before)), seen], axis=2)], axis=1)
+        place = jnp.concatenate([place, jnp.repeat(place[:, -1:], count, 1)], axis=1)
+        bias = self._biases(place, place, batch["items"].shape[1])
+        for layer in self.layers:
+            x = layer(x, bias, allowed[:, None], train=train)
+        return self._logits(x[:, -count:])
+
+    def alone(self, batch: dict[str, Array], tables: ItemTables, items: Array,
+              places: Array | int = 0) -> Array:
+        """Scores items, none of which sees another.
+
+        Args:
+          batch: what `reads` names, of B requests.
+          tables: as in the call.
+          items: `[B, G]` int32.
+          places: `[G]` or `[B, G]` int32, where in its list each is taken to stand.
+
+        Returns:
+          `[B, G, 3]` float32: the logits a, b, c of the funnel. That of an item depends
+          on nothing else in the list.
+        """
+        context, known, place = self._context(batch, tables, False)
+        count = items.shape[1]
+        x = self._join(context, items, jnp.asarray(places), tables, False)
+        # All items look from the same place, so one row of biases is enough.
+        bias = self._biases(jnp.concatenate([place, place[:, -1:]], axis=1), place,
+                            batch["items"].shape[1])
+        own = self.bias(1, 1)[:, :, 0]
+        look = functools.partial(_attend_alone, own=own)
+        for layer in self.layers:
+            x = layer(x, bias, known[:, None], train=False, attend=look)
+        return self._logits(x[:, -count:])
+
+    def item_inputs(self, items: Array, tables: ItemTables) -> Array:
+        """One vector for each item: what is known of it, summed."""
+        x = layers.sum_rows(self.code_vectors, tables.codes[items],
+                            tuple(sum(self.widths[:level])
+                                  for level in range(len(self.widths))))
+        if self.cfg.item_embedding:
+            x = x + self.item_vectors[items]
+        if tables.features is not None:
+            x = x + self.feature_in(tables.features[items])
+        if self.ranking.price:
+            x = x + self.price_vectors[sides.bucket("price", tables.price)[items]]
+        if self.ranking.category:
+            x = x + self.category_vectors[tables.category[items]]
+        return x
+
+    def _context(self, batch: dict[str, Array], tables: ItemTables, train: bool
+                 ) -> tuple[Array, Array, Array]:
+        """Inputs `[B, K, D]` of the context, who sees whom of it `[B, K, K]`, the last
+        row seeing all of it, and places `[B, K]`, n for what comes after n events."""
+        items, last = batch["items"], batch["target_positions"]
+        x = self.item_inputs(items, tables)
+        if self.cfg.beside:
+            x = x + self.side_in(batch, train=train)
+        tokens = self._request(batch, tables)
+        place = jnp.broadcast_to(jnp.arange(items.shape[1]), items.shape)
+        own = jnp.take_along_axis(batch["segments"], last, axis=1)
+        real = (batch["segments"] == own) & (place <= last)
+        x = jnp.concatenate([x, *tokens], axis=1)
+        after = (items.shape[0], x.shape[1] - items.shape[1])
+        place = jnp.concatenate([place, jnp.broadcast_to(last + 1, after)], axis=1)
+        real = jnp.concatenate([real, jnp.ones(after, bool)], axis=1)
+        known = jnp.broadcast_to(real[:, None], (*real.shape, real.shape[1]))
+        if self.cfg.causal:
+            known = known & (place[:, None] <= place[:, :, None])
+        return x, known, place
+
+    def _request(self, batch: dict[str, Array], tables: ItemTables) -> list[Array]:
+        """Tokens `[B, R, D]` of the request; the last one is always there."""
+        tokens = []
+        if self.cfg.instructions.placement != "none":
+            triggers = None
+            if self.cfg.instructions.trigger:
+                triggers = self.item_inputs(jnp.maximum(batch["target_trigger"], 0),
+                                            tables)
+            tokens.append(self.instructions(batch, triggers)[:, 0])
+        begin = jnp.broadcast_to(self.request,
+                                 (len(batch["items"]), 1, self.cfg.width))
+        if self.ranking.query and self.queries:
+            query = jnp.clip(batch["target_query"].astype(jnp.int32) + 1, 0,
+                             self.queries)
+            begin = begin + self.query_vectors[query]
+        return [*tokens, begin]
+
+    def _join(self, context: Array, items: Array, places: Array, tables: ItemTables,
+              train: bool) -> Array:
+        """The context followed by the items, in the configured dtype."""
+        x = self.item_inputs(items, tables) + self.candidate
+        if self.ranking.places:
+            x = x + self.place_vectors[jnp.clip(places, 0, PLACES - 1)]
+        x = jnp.concatenate([context, x], axis=1).astype(self.cfg.dtype)
+        return layers.dropout(self, x, self.cfg.dropout, train=train)
+
+    def _biases(self, queries: Array, keys: Array, length: int) -> Array:
+        """`[B, H, Q, S]`: the bias of each pair of places, which are 0 to `length`."""
+        table = self.bias(length + 1, length + 1)[0]
+        found = table[:, queries[:, :, None], keys[:, None, :]]
+        return found.swapaxes(0, 1)
+
+    def _logits(self, x: Array) -> Array:
+        return self.heads(self.norm(x)).astype(jnp.float32) + self.head_bias
+
+
+def _attend_alone(query: Array, key: Array, value: Array, bias: Array, allowed: Array,
+                  *, own: Array) -> Array:
+    """Attention of a context to itself, and of each item to the context and itself.
+
+    Args:
+      query, key, value: `[B, H, K + G, D]`, the context first.
+      bias: `[B, H, K + 1, K]`; the last row is of all items.
+      allowed: `[B, 1, K, K]` bool; the last row is of all items too.
+      own: `[1, H, 1]`: the bias of an item to itself.
+
+    Returns:
+      `[B, H, K + G, D]`.
+    """
+    size = allowed.shape[-1]
+    context = layers.attend(query[:, :, :size], key[:, :, :size], value[:, :, :size],
+                            bias[:, :, :-1], allowed)
+    asked, ours, mine = (part[:, :, size:] for part in (query, key, value))
+    scale = query.shape[-1] ** -0.5
+    others = jnp.matmul(asked, key[:, :, :size].swapaxes(-1, -2)).astype(jnp.float32)
+    others = jnp.where(allowed[:, :, -1:], others * scale + bias[:, :, -1:],
+                       _FORBIDDEN)
+    self_score = jnp.sum(asked * ours, axis=-1, dtype=jnp.float32) * scale + own
+    weights = jax.nn.softmax(
+        jnp.concatenate([others, self_score[..., None]], axis=-1), axis=-1)
+    weights = weights.astype(value.dtype)
+    mixed = (jnp.matmul(weights[..., :size], value[:, :, :size])
+             + weights[..., size:] * mine)
+    return jnp.concatenate([context, mixed], axis=2)
+
+
+def score(model: Ranker, params: Any, tables: ItemTables, calibration: Array,
+          batch: dict[str, Array], items: Array) -> dict[str, Array]:
+    """Calibrated probabilities of items, each as the first of its list; pure.
+
+    Args:
+      model: the network (static).
+      params: its parameters.
+      tables: what is known of every item, with `price`.
+      calibration: `[3, 2]` float32, scale and shift of each logit of the funnel.
+      batch: what `model.reads` names, of B requests.
+      items: `[B, G]` int32, -1 where there is none.
+
+    Returns:
+      "click", "cart", "order" (probabilities, each at most the one before) and "value"
+      (price times p(order), in the log's currency), `[B, G]` float32, 0 where there is
+      no item and where a price is not known. Reordering a group reorders its figures.
+    """
+    there = items >= 0
+    known = jnp.maximum(items, 0)
+    used = {name: batch[name] for name in model.reads}
+    logits = model.apply({"params": params}, used, tables, known, method="alone")
+    found = probabilities(logits, calibration)
+    found = {name: jnp.where(there, values, 0) for name, values in found.items()}
+    if tables.price is None:
+        raise ValueError("the ranking model's tables have no prices")
+    price = tables.price[known]
+    return {**found, "value": jnp.where(price > 0, price, 0) * found["order"]}
+
+
+def probabilities(logits: Array, calibration: Array) -> dict[str, Array]:
+    """Chances of each step of the funnel.
+
+    Args:
+      logits: `[..., 3]` float32.
+      calibration: `[3, 2]` float32, scale and shift of each.
+
+    Returns:
+      "click", "cart", "order" `[...]` float32.
+    """
+    steps = jax.nn.log_sigmoid(logits * calibration[:, 0] + calibration[:, 1])
+    return dict(zip(HEADS, jnp.moveaxis(jnp.exp(jnp.cumsum(steps, axis=-1)), -1, 0)))
