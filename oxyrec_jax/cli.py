@@ -310,6 +310,64 @@ class Report(Verb):
 
 
 @dataclasses.dataclass(frozen=True)
+class ABTest(Verb):
+    """Compare policies in the simulated shop as in an online test: A/A, then A/B.
+
+    An arm is a work directory (its first seed), FOLDER:1 for another seed, FOLDER:RUN
+    for a folder in it that holds parameters, or a rule: old (the recommender that wrote
+    the log; it knows the needs), truth (the best there is; it knows everything) or
+    popularity. People of the log go on from where it ended, for a fixed number of days.
+    By default each meets one arm, split by a hash; with --paired everybody meets all,
+    with the same luck. Killed and started again, it continues. docs/abtest.md tells how
+    to read the figures and the page.
+
+    Examples:
+    $ oxyrec abtest --control old --treatment runs/quickstart --days 5 --users 500
+    $ oxyrec abtest --control runs/a --treatment runs/a:1 --treatment runs/b --paired
+    """
+
+    experiment: Annotated[str, tyro.conf.Suppress] = ""
+    workdir: Annotated[pathlib.Path, arg(
+        metavar="FOLDER", help="Where the test lies: days done, results, page. One "
+        "folder for one test.")] = pathlib.Path("runs/abtest")
+    control: Annotated[str, arg(metavar="ARM", help="What is served now.")] = "old"
+    treatment: Annotated[UseAppendAction[tuple[str, ...]], arg(
+        metavar="ARM", help_behavior_hint="(required; repeat for more)",
+        help="What might be served instead.")] = ()
+    shop: Annotated[pathlib.Path | None, arg(
+        metavar="FOLDER", help_behavior_hint="(default: that of the first work "
+        "directory)", help="The shop: a work directory or prepared data.")] = None
+    days: Annotated[int, arg(help="Length of the test; fixed when it begins.")] = 7
+    users: Annotated[int | None, arg(
+        metavar="INT", help_behavior_hint="(default: all)",
+        help="How many people of the log take part.")] = None
+    slate: Annotated[int | None, arg(
+        metavar="INT", help_behavior_hint="(default: as in the log)",
+        help="Items in a list.")] = None
+    paired: Annotated[FlagCreatePairsOff[bool], arg(
+        help="Everybody meets all arms, with the same luck: far smaller intervals, "
+        "possible in a simulation alone.")] = False
+    name: Annotated[str, arg(
+        help="Salt of the split; another name splits people anew.")] = "test"
+    comes: Annotated[float, arg(
+        help="Chance that a person visits the shop on a day.")] = 0.5
+    requests: Annotated[int, arg(help="The most requests of a visit.")] = 8
+    seed: Annotated[int, arg(help="Of the people's luck.")] = 0
+    level: Annotated[float, arg(help="Of intervals and significance.")] = 0.95
+    splits: Annotated[int, arg(help="A/A tests before the A/B test.")] = 200
+
+    def work(self) -> dict[str, Any]:
+        from oxyrec_jax import ab_test
+        from oxyrec_jax.closed_loop.days import Visiting
+        from oxyrec_jax.closed_loop.trial import Design
+        plan = ab_test.Plan(
+            self.control, self.treatment, self.shop, self.days, self.users, self.slate,
+            Visiting(self.comes, self.requests, self.seed),
+            Design(self.name, self.paired, self.level, self.splits), self.set)
+        return ab_test.run(plan, self.workdir)
+
+
+@dataclasses.dataclass(frozen=True)
 class Inspect(Verb):
     """Say what a work directory holds and check every file's digest.
 
@@ -325,7 +383,7 @@ class Inspect(Verb):
 VERBS: dict[str, type[Verb]] = {
     "quickstart": Quickstart, "prepare": Prepare, "tokenize": Tokenize, "train": Train,
     "think": Think, "evaluate": Evaluate, "recommend": Recommend, "report": Report,
-    "inspect": Inspect}
+    "abtest": ABTest, "inspect": Inspect}
 
 
 def main(arguments: list[str] | None = None) -> None:

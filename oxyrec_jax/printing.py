@@ -41,6 +41,11 @@ def show(found: Mapping[str, Any]) -> None:
         if "instruction" in found:
             console.print(Text(_instruction(found["instruction"])), soft_wrap=True)
         rest = {}
+    if "abtest" in found:
+        for name, own in found["treatments"].items():
+            console.print(_lifts(name, found["control"], own))
+            console.print(found["verdicts"][name], soft_wrap=True)
+        rest = {key: found[key] for key in ("mode", "users", "days", "page")}
     for line in _lines(rest, 0):
         console.print(Text(line), soft_wrap=True)
 
@@ -137,6 +142,20 @@ def _recommendations(found: Mapping[str, Any]) -> Table:
         table.add_row(str(row["rank"]), Text(str(row["item_id"])),
                       Text(row["title"] or ""), "-".join(map(str, row["semantic_id"])),
                       f"{row['log_prob']:.3f}")
+    return table
+
+
+def _lifts(name: str, control: str, found: Mapping[str, Any]) -> Table:
+    """Headline lifts of one treatment; a star where they are significant."""
+    figures = ("uctr", "uctcvr", "orders", "gmv")
+    table = Table("lift", *figures, title=f"{name} against {control}", title_style="",
+                  box=box.SIMPLE)
+    for scope, cells in {"total": found["total"], **found["scenarios"]}.items():
+        table.add_row(scope, *(
+            "–" if cell["lift"] is None else
+            f"{cell['lift']:+.1%}{'*' if cell['significant'] else ''}\n"
+            f"{cell['low']:+.1%} to {cell['high']:+.1%}"
+            for cell in (cells[figure] for figure in figures)))
     return table
 
 

@@ -26,3 +26,11 @@ def trained(tmp_path_factory) -> pathlib.Path:
     """A tiny work directory with every step done; copy it before changing it."""
     import tiny_workdir  # needs jax as configured above
     return tiny_workdir.train(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="session")
+def shop_workdir(tmp_path_factory):
+    """The workspace of a shop of 40 people whose run learnt nothing; do not change it.
+    """
+    import tiny_shop  # needs jax as configured above
+    return tiny_shop.make(tmp_path_factory.mktemp("shop_workdir") / "work")

@@ -10,11 +10,13 @@ For a closed loop, `build_shop` gives the world, `draw_people` its people, and
 `begin`, `next_moment`, `respond` and `remember` their visits (see `visits`).
 """
 
+from oxyrec_jax.data.shop.afterwards import Afterwards, days_after
 from oxyrec_jax.data.shop.config import ShopConfig
 from oxyrec_jax.data.shop.knowledge import Knowledge, Leaf, Need, Rule, load_knowledge
 from oxyrec_jax.data.shop.needs import active_rules, context_need, facts_of
 from oxyrec_jax.data.shop.people import People, draw_people
 from oxyrec_jax.data.shop.prepare import BEHAVIOURS, load_shop, prepare_shop
+from oxyrec_jax.data.shop.queries import query_numbers, query_texts
 from oxyrec_jax.data.shop.response import (Moment, Responses, look_probabilities,
                                            response_probabilities)
 from oxyrec_jax.data.shop.simulate import (Requests, people_after, simulate_people,
@@ -24,9 +26,10 @@ from oxyrec_jax.data.shop.visits import (Draws, Visitors, begin, draw, next_mome
 from oxyrec_jax.data.shop.world import SCENARIOS, Shop, World, build_shop
 
 __all__ = [
-    "BEHAVIOURS", "Draws", "Knowledge", "Leaf", "Moment", "Need", "People", "Requests",
-    "Responses", "Rule", "SCENARIOS", "Shop", "ShopConfig", "Visitors", "World",
-    "active_rules", "begin", "build_shop", "context_need", "draw", "draw_people",
-    "facts_of", "load_knowledge", "load_shop", "look_probabilities", "next_moment",
-    "old_recommender", "people_after", "prepare_shop", "remember", "respond", "response_probabilities",
-    "simulate_people", "simulate_requests"]
+    "Afterwards", "BEHAVIOURS", "Draws", "Knowledge", "Leaf", "Moment", "Need",
+    "People", "Requests", "Responses", "Rule", "SCENARIOS", "Shop", "ShopConfig",
+    "Visitors", "World", "active_rules", "begin", "build_shop", "context_need",
+    "days_after", "draw", "draw_people", "facts_of", "load_knowledge", "load_shop",
+    "look_probabilities", "next_moment", "old_recommender", "people_after",
+    "prepare_shop", "query_numbers", "query_texts", "remember", "respond",
+    "response_probabilities", "simulate_people", "simulate_requests"]
