@@ -1,4 +1,4 @@
-"""Closed-form FLOPs of the generator, for MFU and for comparing ways of training.
+"""Closed-form FLOPs of the networks, for MFU and for comparing ways of training.
 
 One multiply-add is 2 FLOPs. Counted: every matrix product on real positions. Not
 counted: look-ups, norms, softmax, dropout, padding, the optimiser, rematerialisation;
@@ -71,3 +71,17 @@ def forward_flops(cfg: ModelConfig, widths: Sequence[int], *, lengths: Sequence[
             + 4 * positions * seen * inner)
         head += count * 2 * width * rows
     return ForwardFlops(encoder, decoder, head)
+
+
+def ranking_flops(cfg: ModelConfig, *, history: int, shown: int) -> float:
+    """FLOPs of one forward pass of the ranking model, for each item of a request.
+
+    Args:
+      cfg: the network.
+      history: positions of the history, all taken as real.
+      shown: items of a request; the three tokens of the request are left out.
+    """
+    inner, positions = cfg.heads * cfg.head_width, history + shown
+    per_position = 8 * cfg.width * inner + 6 * cfg.width * cfg.mlp_width
+    layer = positions * per_position + 4 * positions**2 * inner
+    return cfg.encoder_layers * layer / shown

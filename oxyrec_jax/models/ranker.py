@@ -47,6 +47,8 @@ from oxyrec_jax.models.transformer import EncoderLayer
 HEADS = ("click", "cart", "order")
 PLACES = 32  # of a list; those further down share the last; ours
 _BUCKETS = 32  # of prices, as `sides` cuts them
+_DISTANCES = 12  # octaves of how far back an item was met; 0: never
+_FAR = 1 << 20  # events back: not there
 _FORBIDDEN = -1e30
 
 
@@ -62,8 +64,10 @@ class RankerConfig:
       alone: share of training requests whose items do not see each other.
       places: reads the place of each item in its list.
       query: reads which query was typed, by number.
-      category: reads the item's category.
+      kinds: columns of the item table that are read, such as its category and brand.
       price: reads the item's price in half octaves.
+      matches: reads how far back in the history each item, and each of its kinds, was
+        met last, and whether its kinds are the trigger's (ours).
       calibration: "platt" (scale and shift of each logit), "temperature" (scale) or
         "none"; fitted on the validation split.
     """
@@ -71,8 +75,9 @@ class RankerConfig:
     alone: float = 0.5
     places: bool = True
     query: bool = True
-    category: bool = True
+    kinds: tuple[str, ...] = ("category", "brand")
     price: bool = True
+    matches: bool = True
     calibration: str = "platt"
 
     def __post_init__(self) -> None:
@@ -104,7 +109,7 @@ class Ranker(nn.Module):
       widths: codes on each level, T numbers.
       items: N, rows of the item tables.
       profile: rows of the table of profiles.
-      categories: rows of the table of categories; one more than there are.
+      kinds: rows of the table of kinds.
       queries: how many queries there are.
     """
 
@@ -113,7 +118,7 @@ class Ranker(nn.Module):
     widths: tuple[int, ...]
     items: int
     profile: int = 0
-    categories: int = 1
+    kinds: int = 0
     queries: int = 0
 
     def setup(self) -> None:
@@ -131,8 +136,8 @@ class Ranker(nn.Module):
         self.feature_in = layers.Linear(cfg.width, ("features", "embed"))
         if asked.price:
             self.price_vectors = table("price_vectors", "one", _BUCKETS)
-        if asked.category:
-            self.category_vectors = table("category_vectors", "one", self.categories)
+        if asked.kinds:
+            self.kind_vectors = table("kind_vectors", "one", self.kinds)
         if cfg.beside:
             self.side_in = sides.SideVectors(cfg.sides, cfg.width, self.profile)
         if cfg.instructions.placement != "none":
@@ -141,6 +146,11 @@ class Ranker(nn.Module):
             self.query_vectors = table("query_vectors", "one", self.queries + 1)
         self.request, self.candidate = (table(name, "one", 1) for name in
                                         ("request", "candidate"))
+        if asked.matches:
+            # Of the item and of each kind: never or how far back; the trigger's or not.
+            self.match_vectors = [
+                table(f"match_vectors_{place}", "one", _DISTANCES + 2, none)
+                for place in range(1 + len(asked.kinds))]
         if asked.places:
             self.place_vectors = table("place_vectors", "one", PLACES, none)
         self.bias = layers.RelativeBias(cfg.heads, cfg.buckets, cfg.max_distance,
@@ -191,7 +201,7 @@ class Ranker(nn.Module):
                                          items.shape[:1])
             seen = jnp.where(alone[:, None, None], own, seen)
         context, known, place = self._context(batch, tables, train)
-        x = self._join(context, items, jnp.arange(count), tables, train)
+        x = self._join(context, batch, items, jnp.arange(count), tables, train)
         before = known.shape[2]
         allowed = jnp.concatenate([
             jnp.pad(known, ((0, 0), (0, 0), (0, count))),
@@ -219,7 +229,7 @@ class Ranker(nn.Module):
         """
         context, known, place = self._context(batch, tables, False)
         count = items.shape[1]
-        x = self._join(context, items, jnp.asarray(places), tables, False)
+        x = self._join(context, batch, items, jnp.asarray(places), tables, False)
         # All items look from the same place, so one row of biases is enough.
         bias = self._biases(jnp.concatenate([place, place[:, -1:]], axis=1), place,
                             batch["items"].shape[1])
@@ -240,8 +250,9 @@ class Ranker(nn.Module):
             x = x + self.feature_in(tables.features[items])
         if self.ranking.price:
             x = x + self.price_vectors[sides.bucket("price", tables.price)[items]]
-        if self.ranking.category:
-            x = x + self.category_vectors[tables.category[items]]
+        if self.ranking.kinds:
+            kinds = tables.kinds[items]
+            x = x + layers.sum_rows(self.kind_vectors, kinds, (0,) * kinds.shape[-1])
         return x
 
     def _context(self, batch: dict[str, Array], tables: ItemTables, train: bool
@@ -282,14 +293,39 @@ class Ranker(nn.Module):
             begin = begin + self.query_vectors[query]
         return [*tokens, begin]
 
-    def _join(self, context: Array, items: Array, places: Array, tables: ItemTables,
-              train: bool) -> Array:
+    def _join(self, context: Array, batch: dict[str, Array], items: Array,
+              places: Array, tables: ItemTables, train: bool) -> Array:
         """The context followed by the items, in the configured dtype."""
         x = self.item_inputs(items, tables) + self.candidate
+        if self.ranking.matches:
+            x = x + self._matches(batch, items, tables)
         if self.ranking.places:
             x = x + self.place_vectors[jnp.clip(places, 0, PLACES - 1)]
         x = jnp.concatenate([context, x], axis=1).astype(self.cfg.dtype)
         return layers.dropout(self, x, self.cfg.dropout, train=train)
+
+    def _matches(self, batch: dict[str, Array], items: Array, tables: ItemTables
+                 ) -> Array:
+        """`[B, G, D]`: how far back each item and its kinds were met, in octaves, and
+        whether they are the trigger's."""
+        last, place = batch["target_positions"], jnp.arange(batch["items"].shape[1])
+        own = jnp.take_along_axis(batch["segments"], last, axis=1)
+        real = (batch["segments"] == own) & (place <= last)
+        back = jnp.where(real, last - place + 1, _FAR)[:, None]
+        total = jnp.float32(0)
+        for number, vectors in enumerate(self.match_vectors):
+            known = tables.kinds[:, number - 1] if number else jnp.arange(self.items)
+            mine = known[items]
+            same = mine[:, :, None] == known[batch["items"]][:, None]
+            nearest = jnp.min(jnp.where(same, back, _FAR), axis=-1)
+            octave = jnp.floor(jnp.log2(nearest.astype(jnp.float32))).astype(jnp.int32)
+            row = jnp.where(nearest < _FAR, jnp.minimum(1 + octave, _DISTANCES - 1), 0)
+            total = total + vectors[row]
+            if self.cfg.instructions.trigger:
+                trigger = batch["target_trigger"]
+                hit = (mine == known[jnp.maximum(trigger, 0)]) & (trigger >= 0)
+                total = total + vectors[_DISTANCES + hit.astype(jnp.int32)]
+        return total
 
     def _biases(self, queries: Array, keys: Array, length: int) -> Array:
         """`[B, H, Q, S]`: the bias of each pair of places, which are 0 to `length`."""
@@ -329,46 +365,3 @@ def _attend_alone(query: Array, key: Array, value: Array, bias: Array, allowed: 
     mixed = (jnp.matmul(weights[..., :size], value[:, :, :size])
              + weights[..., size:] * mine)
     return jnp.concatenate([context, mixed], axis=2)
-
-
-def score(model: Ranker, params: Any, tables: ItemTables, calibration: Array,
-          batch: dict[str, Array], items: Array) -> dict[str, Array]:
-    """Calibrated probabilities of items, each as the first of its list; pure.
-
-    Args:
-      model: the network (static).
-      params: its parameters.
-      tables: what is known of every item, with `price`.
-      calibration: `[3, 2]` float32, scale and shift of each logit of the funnel.
-      batch: what `model.reads` names, of B requests.
-      items: `[B, G]` int32, -1 where there is none.
-
-    Returns:
-      "click", "cart", "order" (probabilities, each at most the one before) and "value"
-      (price times p(order), in the log's currency), `[B, G]` float32, 0 where there is
-      no item and where a price is not known. Reordering a group reorders its figures.
-    """
-    there = items >= 0
-    known = jnp.maximum(items, 0)
-    used = {name: batch[name] for name in model.reads}
-    logits = model.apply({"params": params}, used, tables, known, method="alone")
-    found = probabilities(logits, calibration)
-    found = {name: jnp.where(there, values, 0) for name, values in found.items()}
-    if tables.price is None:
-        raise ValueError("the ranking model's tables have no prices")
-    price = tables.price[known]
-    return {**found, "value": jnp.where(price > 0, price, 0) * found["order"]}
-
-
-def probabilities(logits: Array, calibration: Array) -> dict[str, Array]:
-    """Chances of each step of the funnel.
-
-    Args:
-      logits: `[..., 3]` float32.
-      calibration: `[3, 2]` float32, scale and shift of each.
-
-    Returns:
-      "click", "cart", "order" `[...]` float32.
-    """
-    steps = jax.nn.log_sigmoid(logits * calibration[:, 0] + calibration[:, 1])
-    return dict(zip(HEADS, jnp.moveaxis(jnp.exp(jnp.cumsum(steps, axis=-1)), -1, 0)))

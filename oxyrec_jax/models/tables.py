@@ -22,7 +22,8 @@ class ItemTables:
         None: computed in every call.
       price: `[N]` float32 in the log's currency, 0 where unknown, for a ranking model;
         None: not read.
-      category: `[N]` int32, from 1 in the order of their names, 0 where unknown, for a
+      kinds: `[N, M]` int32, what each item is of M kinds, such as its category and its
+        brand, as rows of one table, a kind's first row standing for not known; for a
         ranking model; None: not read.
     """
 
@@ -32,7 +33,7 @@ class ItemTables:
     live: Array | None = None
     keys: Array | None = None
     price: Array | None = None
-    category: Array | None = None
+    kinds: Array | None = None
 
 
 @jax.tree_util.register_dataclass
