@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from oxyrec_jax.base import InputError
+from oxyrec_jax.data import impressions
 from oxyrec_jax.data.dataset import Dataset
-from oxyrec_jax.data.shop.prepare import SOURCE
 from oxyrec_jax.data.target_weights import target_events
 from oxyrec_jax.rewards.judge.aspects import ItemTexts, JudgeRequest
 from oxyrec_jax.rewards.judge.sampling import order_of
@@ -68,7 +68,6 @@ class LogRequests:
 
     def _request(self, first: int, state: UserState, history: tuple[int, ...]
                  ) -> JudgeRequest:
-        shop = self.dataset.manifest["source"] == SOURCE
         scenario, query = self._value("scenario", first), self._value("query", first)
         known = 0 <= scenario < len(self._scenarios)
         return JudgeRequest(
@@ -76,7 +75,7 @@ class LogRequests:
             scenario=self._scenarios[scenario] if known else "",
             trigger=self._value("trigger", first),
             query=self._queries[query] if query >= 0 else "",
-            number=self._value("request", first) if shop else -1,
+            number=self._value("request", first),
             second=max(self._value("time", first), 0))
 
     def _value(self, name: str, event: int) -> int:
@@ -152,18 +151,16 @@ def item_texts(dataset: Dataset) -> ItemTexts:
 
 def _exposures(dataset: Dataset, requests: Sequence[JudgeRequest]
                ) -> tuple[np.ndarray, np.ndarray] | None:
-    """What a shop showed, `[R, slate]` items and outcomes; None where not kept."""
-    if dataset.manifest["source"] != SOURCE:
+    """What was shown, `[R, C]` items and outcomes; None where the log does not tell."""
+    path = dataset.folder / impressions.TABLE
+    if not path.exists() or "shown" not in pq.read_schema(path).names:
         return None
-    path = dataset.folder / "requests.parquet"
-    if "shown" not in pq.read_schema(path).names:
-        return None
-    table = pq.read_table(path, columns=["shown", "outcome"])
-    rows = [request.number for request in requests]
-    shown, outcome = (
-        np.stack(table[name].take(rows).to_numpy()) if rows else np.zeros((0, 1), int)
-        for name in ("shown", "outcome"))
-    return shown.astype(np.int32), outcome
+    table = impressions.load_impressions(dataset)
+    number = np.array([request.number for request in requests], np.int64)
+    place = np.minimum(np.searchsorted(table.row, number), len(table.row) - 1)
+    there = table.row[place] == number
+    return (np.where(there[:, None], table.shown[place], -1),
+            np.where(there[:, None], table.outcome[place], 0))
 
 
 def _with_others(log: LogRequests, events: np.ndarray, firsts: np.ndarray,

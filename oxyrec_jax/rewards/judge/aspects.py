@@ -27,7 +27,7 @@ class JudgeRequest:
       trigger: item that opened the scenario, -1 none.
       query: the words typed in it.
       history: items before it, oldest first.
-      number: of the request in a simulated shop's log, -1 elsewhere.
+      number: of the request in the log, -1 where requests have none.
       second: seconds since 1970, 0 if not known.
     """
 

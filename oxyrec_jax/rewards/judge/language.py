@@ -1,5 +1,6 @@
 """The judge that is a language model, behind any server with the OpenAI protocol."""
 
+import contextlib
 import os
 import pathlib
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ Place = tuple[int, int]  # row and column of a candidate
 
 
 class LanguageJudge:
-    """Asks a language model; close it.
+    """Asks a language model.
 
     Candidates of one request are asked about `cfg.together` at a time. What was judged
     once is a record and is not asked for again, by whichever call or run.
@@ -39,7 +40,7 @@ class LanguageJudge:
         self._items, self._cfg = items, cfg
         self.name = f"{endpoint.model}, {cfg.version('aspects')}"
         self._questions = Questions(endpoint, talk, budget, folder)
-        self._records = RecordStore(pathlib.Path(folder) / "records.sqlite")
+        self._path = pathlib.Path(folder) / "records.sqlite"
 
     def judge(self, requests: Sequence[JudgeRequest], items: np.ndarray, *,
               evidence: bool = False) -> Judged:
@@ -47,7 +48,8 @@ class LanguageJudge:
         items = np.asarray(items)
         places = {(requests[row].id, self._items.ids[items[row, column]]): (row, column)
                   for row, column in np.argwhere(items >= 0).tolist()}
-        known = self._records.get_many(self.name, list(places))
+        with contextlib.closing(RecordStore(self._path)) as store:
+            known = store.get_many(self.name, list(places))
         spent = Spent(points=int((items >= 0).sum()), recorded=len(known))
         missing: list[list[int]] = [[] for _ in requests]
         for key, (row, column) in places.items():
@@ -69,10 +71,6 @@ class LanguageJudge:
         lost = sum(answer is not None and np.isnan(value)
                    for answer, value in zip(answers, found))
         return found, spent + Spent(refused=int(lost))
-
-    def close(self) -> None:
-        """Closes the records."""
-        self._records.close()
 
     def _ask(self, requests: Sequence[JudgeRequest], items: np.ndarray,
              missing: Sequence[Sequence[int]]
@@ -98,7 +96,8 @@ class LanguageJudge:
                     requests[row].id, item, self.name,
                     {name: score for name, (score, _) in told.items()},
                     {name: ground for name, (_, ground) in told.items()})
-        self._records.put_many(found.values())
+        with contextlib.closing(RecordStore(self._path)) as store:
+            store.put_many(found.values())
         return found, spent + Spent(refused=refused)
 
     def _table(self, requests: Sequence[JudgeRequest], items: np.ndarray,

@@ -1,10 +1,10 @@
 """The offline judge of any log: item vectors, categories, words and rules, no model.
 
     s0 profile   share of the catalogue's items that resemble the history less than the
-                 item does; where a profile is known, the mean of that and of whether a
-                 word of the profile stands in the item's text
-    s1 future    the same share for the latest events: each counts half as much as the
-                 one three after it
+                 item does; where brands are known, the mean of that and of whether the
+                 brand stands in the history
+    s1 future    such a share for the latest events: each counts half as much as the one
+                 three after it
     s2 novelty   0 the item is in the history, 0.5 its category is, 1 neither
     s3 context   the most of: share of the words typed that stand in the item's text;
                  share of items that resemble the trigger less; 1 where a rule that
@@ -74,10 +74,10 @@ class RuleJudge:
         age = np.arange(len(past))[::-1]
         profile = self._share(self._vectors[past].sum(0), items)
         future = self._share(0.5 ** (age / _HALF) @ self._vectors[past], items)
-        told = content_words(" ".join(request.state.profile.values()))
-        if told:
-            named = np.array([bool(told & self._text(item)) for item in items.tolist()])
-            profile = (profile + named) / 2
+        brands = {self._items.brands[item] for item in past.tolist()} - {""}
+        if any(self._items.brands[item] for item in items.tolist()):
+            had = [self._items.brands[item] in brands for item in items.tolist()]
+            profile = (profile + np.array(had)) / 2
         categories = {self._items.categories[item] for item in past.tolist()} - {""}
         novelty = np.array([
             0.0 if item in request.history else
@@ -85,8 +85,8 @@ class RuleJudge:
             for item in items.tolist()])
         context, grounds = self._context(request, items)
         scores = np.stack([profile, future, novelty, context], axis=1)
-        words = ("resembles the history more than {:.0%} of items",
-                 "resembles the latest events more than {:.0%} of items")
+        words = ("fits the history, score {:.2f}", "fits the latest events, score "
+                 "{:.2f}")
         seen = {0.0: "seen before", 0.5: "its category was seen before",
                 1.0: "its category is new"}
         return scores, [

@@ -37,7 +37,7 @@ from oxyrec_jax.rewards.judge.aspects import (ASPECTS, Judged, JudgeRequest, Spe
 _SERVED = 1.2     # logits of an item that a rule asks for; ours
 _PLAIN = -0.4     # logits of an item that nothing speaks for: it counts as unfit; ours
 _NEED_MOST = 3.3  # leaf and feature of the need, `response._Coefficients`
-_LEAST_ROWS = 16  # requests looked at together; sizes double, for few compilations
+_ROWS = 16, 256   # requests looked at together: two compilations for each G
 
 
 class ShopTruth:
@@ -97,16 +97,20 @@ class ShopTruth:
           "served", "seen" and "leaf_seen".
         """
         items = np.asarray(items)
-        rows = _LEAST_ROWS
-        while rows < len(requests):
-            rows *= 2
         numbers = np.array([self._number(request) for request in requests], np.int64)
-        padded = np.resize(numbers, rows)
-        people, moment = self._moments(padded)
+        rows = _ROWS[len(numbers) > _ROWS[0]]
+        parts = [self._part(numbers[start:start + rows], items[start:start + rows],
+                            rows) for start in range(0, max(len(numbers), 1), rows)]
+        return {name: np.concatenate([part[name] for part in parts])
+                for name in parts[0]}
+
+    def _part(self, numbers: np.ndarray, items: np.ndarray, rows: int
+              ) -> dict[str, np.ndarray]:
+        people, moment = self._moments(np.resize(numbers, rows))
         wide = np.maximum(np.resize(items, (rows, items.shape[1])), 0)
         with jax.default_device(simulate.cpu_device()):
             found = _look(self.shop.world, people, moment, wide.astype(np.int32))
-        return {name: np.asarray(values)[:len(requests)]
+        return {name: np.asarray(values)[:len(numbers)]
                 for name, values in found.items()}
 
     def _number(self, request: JudgeRequest) -> int:
