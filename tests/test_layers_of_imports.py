@@ -25,6 +25,7 @@ ROWS = (
     ("workspace",),
     ("instruction_store",),
     ("ready", "quickstart"),  # what a configuration names; one configuration
+    ("ranking",),
     ("answers", "steering", "ab_test", "slow_thinking", "judging", "validation"),
     ("aligning",),
     ("workflow",),
