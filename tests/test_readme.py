@@ -28,7 +28,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 ELSEWHERE = ("losses.md", "losses_with_optax.md")  # tests/losses runs them
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md",
                 *(ROOT / "docs").glob("*.md")])
-EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
+EXPERIMENTS = sorted(path for path in (ROOT / "experiments").glob("*.py")
+                     if "def get_config(" in path.read_text("utf-8"))
 MADE = ("prepare", "tokenize", "train", "quickstart")  # verbs that keep their settings
 
 

@@ -160,8 +160,9 @@ def detectable(error: Any, level: float) -> Any:
 
 
 def users_for(error: float, users: int, lift: float, level: float) -> int | None:
-    """How many people would find a lift with a chance of `POWER` in as many days."""
-    if not math.isfinite(error):
+    """How many people would find a lift with a chance of `POWER` in as many days; None
+    where everybody was the same, or nothing is known."""
+    if not math.isfinite(error) or not error:
         return None
     return math.ceil(users * float(detectable(error, level) / lift) ** 2)
 
