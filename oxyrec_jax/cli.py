@@ -179,6 +179,41 @@ class Train(Verb):
 
 
 @dataclasses.dataclass(frozen=True)
+class Align(Verb):
+    """Train a generator further by reward: with candidates that its own search draws.
+
+    The work directory shares data and semantic IDs with the one that it starts from,
+    and every verb that reads trained runs reads its runs too. Killed and started again,
+    it continues. What the reward is made of stands in align.reward; train.signals of
+    the documentation lists the components.
+
+    Examples:
+    $ oxyrec align --workdir runs/aligned --start-from runs/beauty
+    $ oxyrec align --workdir runs/grpo --start-from runs/beauty \\
+        --set align.policy.method=grpo --set align.synthetic=0.5
+    $ oxyrec evaluate --workdir runs/aligned
+    """
+
+    workdir: Workdir = pathlib.Path("runs/aligned")
+    start_from: Annotated[str, arg(
+        metavar="FOLDER", help_behavior_hint="(default: the experiment's)",
+        help="The work directory whose trained runs are aligned.")] = ""
+    seed: Annotated[int | None, arg(
+        metavar="INT", help_behavior_hint="(default: all of the experiment's)",
+        help="Align this seed only.")] = None
+
+    def begin(self) -> Any:
+        from oxyrec_jax import aligning
+        if (self.workdir / "experiment.json").exists() or not self.start_from:
+            return None
+        return aligning.begin(self.workdir, self.start_from)
+
+    def work(self) -> dict[str, Any]:
+        from oxyrec_jax import workflow
+        return workflow.align(self.space(), None if self.seed is None else [self.seed])
+
+
+@dataclasses.dataclass(frozen=True)
 class Think(Verb):
     """Write instructions near-line: reason about users and fill the instruction store.
 
@@ -223,6 +258,39 @@ class Think(Verb):
         wanted = slow_thinking.Wanted(self.states, self.since, self.now, self.before,
                                       self.shard, self.shards)
         return slow_thinking.think(self.space(), wanted)
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge(Verb):
+    """Judge logged candidates by sense, learn how much each aspect counts, measure it.
+
+    Four scores from 0 to 1 with their ground for each candidate (fit with the profile,
+    with what is wanted next, novelty, fit with the situation), by a language model, by
+    rules, or of a simulated shop by its truth or a judge that is wrong on purpose; then
+    weights of the four for each request, learnt from pairs. What comes out is a reward
+    for alignment, in judge/KIND of the work directory, with a page of its quality.
+    Killed and started again, it asks nothing twice. docs/judge.md explains the figures.
+
+    Examples:
+    $ oxyrec judge --workdir runs/quickstart --judge truth
+    $ oxyrec judge --workdir runs/quickstart --judge biased --set judge.prefer=cheap
+    $ oxyrec judge --workdir runs/beauty --judge llm --set judge.requests=200 \\
+        --set judge.endpoint.url=http://gpu/v1 --set judge.endpoint.model=m
+    """
+
+    judge: Annotated[str, arg(
+        metavar="KIND", help_behavior_hint="(default: the experiment's)",
+        help="rules, llm, or of a simulated shop truth, noisy, biased or conflicting. "
+        "Short for --set judge.kind=KIND.")] = ""
+    split: Annotated[str, arg(help="Whose requests: train, valid or test.")] = "valid"
+
+    def work(self) -> dict[str, Any]:
+        from oxyrec_jax import judging
+        if self.split not in ("train", "valid", "test"):
+            raise InputError(f"--split {self.split}: expected train, valid or test")
+        # At once with the server's settings, without which llm is refused.
+        short = (f"judge.kind={self.judge}",) if self.judge else ()
+        return judging.judge(self.space(*short), self.split)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -382,7 +450,9 @@ class Inspect(Verb):
 
 VERBS: dict[str, type[Verb]] = {
     "quickstart": Quickstart, "prepare": Prepare, "tokenize": Tokenize, "train": Train,
-    "think": Think, "evaluate": Evaluate, "recommend": Recommend, "report": Report,
+    "align": Align,
+    "think": Think, "judge": Judge, "evaluate": Evaluate, "recommend": Recommend,
+    "report": Report,
     "abtest": ABTest, "inspect": Inspect}
 
 

@@ -4,6 +4,7 @@ An experiment file is Python with a `get_config()` that returns an `Experiment`;
 docstring gives the command, the time, the device and the figures to expect.
 """
 
+import collections.abc
 import dataclasses
 import importlib.util
 import pathlib
@@ -19,10 +20,13 @@ from oxyrec_jax.data.prepare import DataConfig
 from oxyrec_jax.data.shop.instructions import InstructionSource
 from oxyrec_jax.evaluate.evaluation import EvaluateConfig
 from oxyrec_jax.models.config import ModelConfig
+from oxyrec_jax.models.ranker import RankerConfig, check_trunk
 from oxyrec_jax.parallel import MeshConfig
+from oxyrec_jax.rewards.judge.settings import JudgeSettings
 from oxyrec_jax.thinking.settings import ThinkSettings
 from oxyrec_jax.tokenizer.build import TokenizerConfig
 from oxyrec_jax.tokenizer.embeddings import EmbeddingConfig
+from oxyrec_jax.train.align_settings import AlignConfig
 from oxyrec_jax.train.loop import TrainConfig
 
 
@@ -36,11 +40,14 @@ class Experiment:
       text: where item text embeddings come from.
       tokenizer: how items get semantic IDs.
       model: the network.
+      ranker: makes the network a ranking model (docs/ranking.md); None: a generator.
       train: how it is trained.
       evaluate: how it is judged.
       instructions: the texts of a simulated shop's requests, for a network that reads
         them (model.instructions.reasoning).
       think: how instructions are written near-line, kept and read.
+      judge: who judges candidates by sense, and how that is learnt.
+      align: how a trained generator is aligned with a reward.
       mesh: how devices are laid out.
       beams: K of the beam search in evaluation; lists are as long.
       quick_evaluations: in training, answer each so-many-th batch of the validation
@@ -53,10 +60,13 @@ class Experiment:
     text: EmbeddingConfig = EmbeddingConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     model: ModelConfig = ModelConfig()
+    ranker: RankerConfig | None = None
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     instructions: InstructionSource = InstructionSource()
     think: ThinkSettings = ThinkSettings()
+    judge: JudgeSettings = JudgeSettings()
+    align: AlignConfig = AlignConfig()
     mesh: MeshConfig = MeshConfig()
     beams: int = 50
     quick_evaluations: int = 1
@@ -69,6 +79,14 @@ class Experiment:
         if self.beams < max(self.evaluate.ks):
             raise InputError(f"beams is {self.beams}, less than the largest of "
                              f"evaluate.ks, {max(self.evaluate.ks)}; raise it")
+        ranks, mode = self.ranker is not None, self.train.pipeline.mode
+        if ranks != (mode == "requests"):
+            raise InputError(f"train.pipeline.mode is {mode!r} in an experiment "
+                             f"{'with' if ranks else 'without'} a ranking model; a "
+                             "ranking model is trained on 'requests', a generator is "
+                             "not")
+        if ranks:
+            check_trunk(self.model)
 
 
 def load_experiment(path: str | pathlib.Path) -> Experiment:
@@ -126,7 +144,8 @@ def with_settings(cfg: Experiment, settings: Sequence[str]) -> Experiment:
         for depth, part in enumerate(rest):
             known = list(place) if isinstance(place, dict) else []
             known += [field for field in _fields(rest[:depth]) if field not in known]
-            if not isinstance(place, dict) or part not in known:
+            free = _part(rest[:depth])[1]
+            if not isinstance(place, dict) or (part not in known and not free):
                 where = ".".join(rest[:depth]) or "the experiment"
                 raise InputError(f"--set {setting}: {where} has no field {part!r}; it "
                                  f"has {', '.join(known) or 'nothing'}")
@@ -172,10 +191,11 @@ def from_dict(values: dict[str, Any], where: str) -> Experiment:
 
 def _check_names(values: Any, path: list[str], where: str) -> None:
     known = _fields(path)
-    if not isinstance(values, dict) or not known:
+    free = _part(path)[1]
+    if not isinstance(values, dict) or not (known or free):
         return
     for name, value in values.items():
-        if name not in known:
+        if name not in known and not free:
             raise InputError(f"{where}: unknown field {'.'.join([*path, name])}; known "
                              f"here: {', '.join(known)}")
         _check_names(value, [*path, name], where)
@@ -184,11 +204,23 @@ def _check_names(values: Any, path: list[str], where: str) -> None:
 def _fields(path: Sequence[str]) -> list[str]:
     """Names of the fields of a part of the experiment, also of one that may be None;
     none where the path leads to a value or a mapping."""
+    part, mapping = _part(path)
+    return [] if part is None or mapping else [field.name for field in
+                                               dataclasses.fields(part)]
+
+
+def _part(path: Sequence[str]) -> tuple[Any, bool]:
+    """The dataclass that a path leads to, or None; true where it leads to a mapping,
+    whose names are free, to such dataclasses (to values: None)."""
     part: Any = Experiment
+    mapping = False
     for name in path:
-        kind = typing.get_type_hints(part).get(name)
-        part = next((one for one in (kind, *typing.get_args(kind))
-                     if dataclasses.is_dataclass(one)), None)
-        if part is None:
-            return []
-    return [field.name for field in dataclasses.fields(part)]
+        if mapping:  # a name that somebody chose
+            mapping = False
+            continue
+        kind = typing.get_type_hints(part).get(name) if part is not None else None
+        inside = typing.get_args(kind)
+        mapping = typing.get_origin(kind) in (dict, collections.abc.Mapping)
+        part = next((one for one in (kind, *inside) if dataclasses.is_dataclass(one)),
+                    None)
+    return part, mapping

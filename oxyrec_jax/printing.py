@@ -35,6 +35,10 @@ def show(found: Mapping[str, Any]) -> None:
         console.print(*_following(found["following"], found["level"]), sep="\n",
                       soft_wrap=True)
         rest = {name: found[name] for name in ("split", "experts")}
+    if "pair_auc_by_aspect" in found:
+        console.print(_judge(found), *_trust(found), sep="\n", soft_wrap=True)
+        paid = ("cost",) if found["cost"]["questions"] else ()
+        rest = {name: found[name] for name in ("counts", *paid, "folder", "page")}
     if "recommendations" in found:
         console.print(_recommendations(found))
         console.print(found["note"], soft_wrap=True)
@@ -112,6 +116,36 @@ def _following(found: Mapping[str, Any], level: float) -> list[Table | str]:
               f"of {row['group']} requests by {row['relative']:+.1%}, aimed at "
               f"{row['expected']}" for row in found["targets"]]
     return lines
+
+
+def _judge(found: Mapping[str, Any]) -> Table:
+    """Each aspect of a judge: agreement with the reference, and what it weighs."""
+    aspects = found["aspects"] or {}
+    table = Table("aspect", "Spearman", "AUC", "PointAcc", "commoner\nside",
+                  "PairAUC\nalone", "weight", box=box.SIMPLE)
+    for name, alone in found["pair_auc_by_aspect"].items():
+        own = aspects.get(name, {})
+        cells = [own.get(key) for key in ("spearman", "auc", "point_acc", "base")]
+        table.add_row(name, *("–" if cell is None else f"{cell:.3f}" for cell in (
+            *cells, alone["value"], found["weights"]["all"][name])))
+    return table
+
+
+def _trust(found: Mapping[str, Any]) -> list[str]:
+    """What a judge's scores are worth all in all."""
+    lines = [f"{found['judge']}; reference: {found['reference']}, users that weights "
+             "were not learnt from"]
+    named = {"PairAUC": found["pair_auc"], "PairAUC of choices":
+             found["pair_auc_of_choices"], **{
+                 f"PairAUC, {name}": one for name, one in
+                 found["pair_auc_by_method"].items()}}
+    lines += [f"{name}: {one['value']:.4f} ({one['low']:.4f} to {one['high']:.4f})"
+              for name, one in named.items() if one["value"] is not None]
+    if found["point_acc"]:
+        lines.append(f"PointAcc: {found['point_acc']['point_acc']:.4f} (commoner side "
+                     f"alone {found['point_acc']['base']:.4f})")
+    return lines + [f"rank correlation with {name}, within a group: {value:+.3f}"
+                    for name, value in found["business"].items() if value is not None]
 
 
 def _uncertainty(found: Mapping[str, Any]) -> list[str]:

@@ -149,3 +149,44 @@ class StepClock:
         finally:
             self._pauses -= 1
             self._since = time.perf_counter()
+
+
+class Shares:
+    """Times the parts of a step that is made of several programs.
+
+    The first block of a part compiles its program and does not count. What is timed
+    must have ended when its block ends (`jax.block_until_ready`).
+    """
+
+    def __init__(self) -> None:
+        self._compiled: set[str] = set()
+        self._seconds: dict[str, list[float]] = {}
+
+    @contextlib.contextmanager
+    def of(self, part: str) -> Iterator[None]:
+        """Times the block as one run of a part."""
+        begin = time.perf_counter()
+        yield
+        if part in self._compiled:
+            self._seconds.setdefault(part, []).append(time.perf_counter() - begin)
+        self._compiled.add(part)
+
+    def read(self, name: str, count: int) -> dict[str, float]:
+        """Figures since the last call.
+
+        Args:
+          name: of what a step makes, such as "rollouts".
+          count: how many of these one step makes.
+
+        Returns:
+          "<name>/s" and "share.<part>" of each part by mean seconds; empty where no
+          block counted.
+        """
+        means = {part: sum(times) / len(times)
+                 for part, times in self._seconds.items()}
+        self._seconds = {}
+        if not means:
+            return {}
+        whole = sum(means.values())
+        return {f"{name}/s": count / whole,
+                **{f"share.{part}": mean / whole for part, mean in means.items()}}

@@ -21,8 +21,9 @@ from oxyrec_jax.tokenizer import embeddings, sid_table
 from oxyrec_jax.tokenizer.catalogue import Catalogue, make_catalogue
 from oxyrec_jax.tokenizer.trie import Leaves
 from oxyrec_jax.train.parameters import read_params
-from oxyrec_jax.workspace import Workspace, check_run, need
+from oxyrec_jax.workspace import Workspace, check_run, need, start_of
 
+START = "start.json"  # in a run's folder: what it was started from
 _ITEM_BUCKET = 128  # rows of the item table, so that meshes divide it
 _log = logging.getLogger(__name__)
 
@@ -115,6 +116,28 @@ def parameters(space: Workspace, ready: Ready, seed: int) -> Any:
         longer = np.zeros((rows, vectors.shape[1]), vectors.dtype)
         longer[:known] = vectors[:known]
         params = {**params, "item_vectors": longer}
+    return params
+
+
+def starting_parameters(space: Workspace, ready: Ready, seed: int) -> Any:
+    """The parameters that a run begins with; writes down which they are.
+
+    Raises:
+      InputError: the run has begun with others, or what `start_of` raises.
+    """
+    folder, path = start_of(space, seed, ready.ids), space.run(seed) / START
+    params, step = read_params(folder)
+    found = {"folder": str(folder), "step": step, "digest": artifacts.value_digest(
+        artifacts.read_json(folder / artifacts.MANIFEST))}
+    if path.exists():
+        known = artifacts.read_json(path)
+        if known["digest"] != found["digest"]:
+            raise InputError(
+                f"{space.run(seed)} began with the parameters of step {known['step']} "
+                f"in {known['folder']}, and {folder} holds others now; put those back, "
+                f"or delete {space.run(seed)} to begin anew")
+    else:
+        artifacts.write_json(path, found)
     return params
 
 

@@ -14,32 +14,32 @@ from typing import Any
 import jax
 import numpy as np
 
-from oxyrec_jax import (__version__, answers, artifacts, config, metrics, parallel,
-                        profiling)
+from oxyrec_jax import (__version__, answers, artifacts, config, parallel, profiling,
+                        ranking)
+from oxyrec_jax.aligning import align
 from oxyrec_jax.answers import Asked, recommend
 from oxyrec_jax.data.dataset import Dataset, load_dataset
 from oxyrec_jax.data.prepare import prepare as prepare_data
 from oxyrec_jax.data.row_plans import chosen_targets
-from oxyrec_jax.data.target_weights import targets_in
-from oxyrec_jax.evaluate import evaluation, rows
+from oxyrec_jax.evaluate import evaluation
 from oxyrec_jax.evaluate.generator import recommend_split
 from oxyrec_jax.models.flops import forward_flops
-from oxyrec_jax.ready import Ready, load, parameters
+from oxyrec_jax.ready import START, Ready, load, parameters, starting_parameters
 from oxyrec_jax.report import write_report, write_tokenizer_page
 from oxyrec_jax.steering import follow, judge_retrieval
 from oxyrec_jax.tokenizer import build, embeddings, lifecycle
 from oxyrec_jax.train import loop
-from oxyrec_jax.train.parameters import read_params
 from oxyrec_jax.train.run_log import read_log
+from oxyrec_jax.validation import validate
 from oxyrec_jax.workspace import (Workspace, begin_run, need, open_workspace,
                                   start_of)
 
-__all__ = ["Asked", "Ready", "Workspace", "add_items", "evaluate", "flops_per_target",
-           "follow", "load", "open_workspace", "parameters", "prepare", "recommend",
-           "refit", "report", "retire_items", "tokenize", "train", "versions"]
+__all__ = ["Asked", "Ready", "Workspace", "add_items", "align", "evaluate",
+           "flops_per_target", "follow", "load", "open_workspace", "parameters",
+           "prepare", "recommend", "refit", "report", "retire_items", "tokenize",
+           "train", "versions"]
 
 _log = logging.getLogger(__name__)
-_START = "start.json"  # in a run's folder: what it was started from
 
 
 def prepare(space: Workspace) -> dict[str, Any]:
@@ -98,6 +98,8 @@ def train(space: Workspace, seeds: Sequence[int] | None = None) -> dict[str, Any
     Returns:
       For each run: best metric, its step, steps done, seconds.
     """
+    if space.cfg.ranker is not None:
+        return ranking.train(space, seeds)
     cfg, ready = space.cfg, load(space)
     mesh = parallel.make_mesh(cfg.mesh)
     found, seeds = {}, cfg.seeds if seeds is None else seeds
@@ -106,15 +108,15 @@ def train(space: Workspace, seeds: Sequence[int] | None = None) -> dict[str, Any
     _log.info("MFU is told against a %s peak of %.0f GFLOP/s", origin, peak / 1e9)
     for seed in seeds:
         begin_run(space, seed, ready.ids)
-        if cfg.train.start_from and not (space.run(seed) / _START).exists():
+        if cfg.train.start_from and not (space.run(seed) / START).exists():
             start_of(space, seed, ready.ids)  # refused before anything is compiled
     space.save()
     for seed in seeds:
         start = time.monotonic()
         outcome = loop.train(
             ready.model, ready.dataset, ready.catalogue, cfg.train, space.run(seed),
-            seed=seed, mesh=mesh, evaluate=functools.partial(_validate, space, ready),
-            start=(functools.partial(_start, space, ready, seed)
+            seed=seed, mesh=mesh, evaluate=functools.partial(validate, space, ready),
+            start=(functools.partial(starting_parameters, space, ready, seed)
                    if cfg.train.start_from else None),
             flops_per_target=flops, peak_flops=peak)
         found[f"seed{seed}"] = {
@@ -135,6 +137,8 @@ def evaluate(space: Workspace, split: str = "test", *, experts: bool = True,
         them; None: `instructions.evaluate` of the experiment.
     """
     cfg = space.cfg
+    if cfg.ranker is not None:
+        return ranking.evaluate(space, split)
     if instructions is None and cfg.model.instructions.reasoning:
         instructions = cfg.instructions.evaluate
     ready = load(space, instructions=instructions)
@@ -210,32 +214,6 @@ def flops_per_target(space: Workspace, ready: Ready) -> float:
         return_counts=True)
     each = [forward([length], [1]) for length in histories.tolist()]
     return 3 * float(np.average(each, weights=counts))
-
-
-def _start(space: Workspace, ready: Ready, seed: int) -> Any:
-    """The parameters that a run begins with; writes down which they are."""
-    folder = start_of(space, seed, ready.ids)
-    params, step = read_params(folder)
-    artifacts.write_json(space.run(seed) / _START, {
-        "folder": str(folder), "step": step,
-        "digest": artifacts.value_digest(
-            artifacts.read_json(folder / artifacts.MANIFEST))})
-    return params
-
-
-def _validate(space: Workspace, ready: Ready, params: Any) -> Mapping[str, float]:
-    cfg = space.cfg
-    only = targets_in(ready.dataset, "valid", cfg.train.pipeline.scenarios)
-    lists, numbers = recommend_split(
-        ready.model, params, ready.dataset, "valid", ready.catalogue, ready.leaves,
-        history=cfg.train.pipeline.history, beams=min(20, ready.dataset.num_items),
-        every=cfg.quick_evaluations, behaviour=cfg.instructions.behaviour,
-        only=only, what="validating")
-    events = rows.of_dataset(ready.dataset)
-    wanted = rows.expand(events, ready.dataset.split("valid")).item[numbers]
-    ranks = metrics.ranks(lists.items, wanted)
-    return {f"item.{name}@{k}": float(figure(ranks, k).mean()) for k in (5, 10)
-            for name, figure in (("recall", metrics.recall), ("ndcg", metrics.ndcg))}
 
 
 def _text_embeddings(space: Workspace, dataset: Dataset) -> np.ndarray | None:

@@ -13,6 +13,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -102,6 +103,26 @@ def open_workspace(folder: pathlib.Path, cfg: Experiment | None,
     except OSError as error:
         raise InputError(f"{folder} cannot be made: {error.strerror}") from error
     return Workspace(folder, cfg)
+
+
+def share(space: Workspace, base: Workspace) -> Workspace:
+    """Lets a work directory read data set and semantic IDs where they are in another.
+
+    They are links, relative ones, so that the two can be moved together.
+
+    Args:
+      space: its own are left alone where it has some.
+      base: with data set and semantic IDs.
+    """
+    need(base.data, "prepare")
+    need(base.semantic_ids, "tokenize")
+    for mine, theirs in ((space.data, base.data),
+                         (space.semantic_ids, base.semantic_ids)):
+        if not mine.exists():
+            mine.unlink(missing_ok=True)  # a link that leads nowhere
+            mine.symlink_to(os.path.relpath(theirs.resolve(), mine.parent.resolve()),
+                            target_is_directory=True)
+    return space
 
 
 def need(folder: pathlib.Path, verb: str) -> None:

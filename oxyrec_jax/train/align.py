@@ -1,10 +1,11 @@
-"""The aligner's two compiled programs: gain experience, and learn from it.
+"""The aligner's compiled programs: draw candidates, appraise them, learn from them.
 
-    experience   candidates, their log-probabilities under the sampling policy and the
-                 reference, raw signals and rewards: one program, nothing leaves the
-                 device in between
-    update       one step of the policy on it; several may follow one experience, so
-                 that ratios, clips and gates act
+    draw       candidates of every request, by the serving search; nothing leaves the
+               device in between
+    appraise   their log-probabilities under the sampling policy and the reference, raw
+               signals and rewards
+    update     one step of the policy on that; several may follow one experience, so
+               that ratios, clips and gates act
 
 Source: OxygenREC, arXiv 2512.22386, policy optimisation with constrained rollouts and
 real items; the anchor (a next-code loss on the logged choice beside the policy loss)
@@ -20,71 +21,20 @@ import jax.numpy as jnp
 import optax
 
 from oxyrec_jax import losses
-from oxyrec_jax.base import Array, InputError, Weighted
+from oxyrec_jax.base import Array, Weighted
 from oxyrec_jax.decode.rollout import Rollouts, code_log_probs, roll_out
 from oxyrec_jax.decode.sampling import Sampling, request_keys
 from oxyrec_jax.models.generator import Generator
 from oxyrec_jax.rewards import mapping as rewards_lib
 from oxyrec_jax.tokenizer.catalogue import Catalogue
-from oxyrec_jax.train.policy import TWO_STREAMS, Group, PolicyConfig, policy_loss
-from oxyrec_jax.train.step import Batch, OptimizerConfig
+from oxyrec_jax.train.align_settings import AlignConfig
+from oxyrec_jax.train.policy import Group, policy_loss
+from oxyrec_jax.train.step import Batch
 
-# Signals `[B, G]` by component, of items `[B, G]` for the requests of a batch.
+# Signals `[B, G]` by component, of items `[B, G]` for the requests of a batch; a pytree
+# that can be called, so that its tables are arguments of the compiled programs.
 Signals = Callable[[Batch, Array], dict[str, Array]]
 SEMANTIC = "semantic"  # the judge's component, a stream of its own for some losses
-
-
-@dataclasses.dataclass(frozen=True)
-class AlignConfig:
-    """How a pre-trained generator is aligned. Values are ours where none is named.
-
-    Attributes:
-      steps: experiences of the whole run.
-      batch: B, requests of one.
-      group: G, candidates of one request.
-      synthetic: share of a group that the policy draws; the others are logged items,
-        as far as the log has them. 0.33 is the published mix.
-      draw: "sample" without replacement, or "beam", the best.
-      temperature: of drawing, and of the policy that is trained.
-      normalise: log-probabilities over the "legal" set, as the search has them, or
-        over the "full" codebook; the same for sampler and policy.
-      updates: steps of the policy on one experience.
-      policy: the objective.
-      anchor: weight of the next-code loss on the logged choice.
-      optimizer: how parameters move.
-    """
-
-    steps: int = 200
-    batch: int = 32
-    group: int = 16
-    synthetic: float = 0.33
-    draw: str = "sample"
-    temperature: float = 1.0
-    normalise: str = "legal"
-    updates: int = 2
-    policy: PolicyConfig = PolicyConfig()
-    anchor: float = 0.1
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-4, warmup=10,
-                                                 schedule="constant", weight_decay=0.0)
-
-    def __post_init__(self) -> None:
-        for name, good, expected in (
-                *((name, getattr(self, name) >= 1, "at least 1")
-                  for name in ("steps", "batch", "updates")),
-                ("group", 2 <= self.group <= 512, "2 to 512"),
-                ("synthetic", 0 <= self.synthetic <= 1, "a share from 0 to 1"),
-                ("draw", self.draw in ("sample", "beam"), "sample or beam"),
-                ("temperature", self.temperature > 0, "above 0"),
-                ("normalise", self.normalise in ("legal", "full"), "legal or full"),
-                ("anchor", self.anchor >= 0, "at least 0")):
-            if not good:
-                raise InputError(f"align.{name} is {getattr(self, name)!r}, expected "
-                                 f"{expected}")
-
-    @property
-    def logged(self) -> int:
-        """R, most logged items of a group."""
-        return self.group - round(self.synthetic * self.group)
 
 
 @jax.tree_util.register_dataclass
@@ -96,10 +46,13 @@ class Experience:
       rollouts: the candidates.
       old, reference: `[B, G, T]` float32, nats, under sampling policy and reference.
       signals: `[B, G + 1]` float32 by component; the last place is the logged choice.
-      rewards: `[B, G]` float32, unified.
+      rewards: `[B, G]` float32, unified, or of business alone.
       target_rewards: `[B]` float32, of the logged choice.
-      semantic: `[B, G]` float32, the normalised judge's stream, or None.
+      semantic: `[B, G]` float32, the judge's stream, or None.
+      judged: `[B]` bool, groups that a judge has seen; None: all.
       silent: `[C]` float32, share of groups in which a component says nothing.
+      legality: scalar float32: mean share of a candidate's probability over the full
+        codebooks in that over the legal codes: what the policy alone knows of the trie.
     """
 
     rollouts: Rollouts
@@ -109,62 +62,77 @@ class Experience:
     rewards: Array
     target_rewards: Array
     semantic: Array | None
+    judged: Array | None
     silent: Array
+    legality: Array
 
 
-def gain_experience(model: Generator, cfg: AlignConfig, signals_of: Signals,
-                    params: Any, reference: Any, batch: Batch, catalogue: Catalogue,
-                    preferred: Array, mapping: rewards_lib.RewardMapping, rng: Array
-                    ) -> Experience:
-    """Draws candidates and judges them; a pure function to be compiled once.
+def draw(model: Generator, cfg: AlignConfig, params: Any, batch: Batch,
+         catalogue: Catalogue, preferred: Array, rng: Array) -> Rollouts:
+    """Candidates of every request; a pure function to be compiled once.
 
     Args:
-      model, cfg, signals_of: static.
-      params: of the policy, which samples here.
-      reference: of the reference policy.
-      batch: requests as `recommend` reads them, with `targets` `[B, 1]` int32, the
-        logged choice, `scenario` `[B]` int32, and `logged` `[B, R]` int32, items that
+      model, cfg: static.
+      params: of the policy that samples.
+      batch: requests as `recommend` reads them, and `logged` `[B, R]` int32, items that
         were shown, -1 where there are fewer; R = cfg.logged.
       catalogue: the items.
       preferred: from `rollout.first_items`.
-      mapping: of the reward; a component "semantic" is kept apart where the policy
-        loss has two streams.
       rng: key, consumed.
     """
-    size = batch["targets"].shape[0]
     sampling = None
     if cfg.draw == "sample":
-        sampling = Sampling(request_keys(rng, size), cfg.temperature)
-    found = roll_out(model, params, batch, catalogue, preferred, batch["logged"],
-                     group=cfg.group, sampling=sampling)
-    options: dict[str, Any] = {"temperature": cfg.temperature,
-                               "normalise": cfg.normalise}
-    old, before = (code_log_probs(model, one, batch, catalogue, found.items, **options)
-                   for one in (params, reference))
-    judged = jnp.concatenate([found.items, batch["targets"]], axis=1)
-    signals = signals_of(batch, judged)
-    total, semantic, parts = _unified(cfg, mapping, signals, batch["scenario"])
+        sampling = Sampling(request_keys(rng, batch["logged"].shape[0]),
+                            cfg.temperature)
+    return roll_out(model, params, batch, catalogue, preferred, batch["logged"],
+                    group=cfg.group, sampling=sampling)
+
+
+def appraise(model: Generator, cfg: AlignConfig, params: Any, reference: Any,
+             batch: Batch, catalogue: Catalogue, found: Rollouts, signals_of: Signals,
+             mapping: rewards_lib.RewardMapping) -> Experience:
+    """What candidates are worth; a pure function to be compiled once.
+
+    Args:
+      model, cfg: static.
+      params: of the policy that drew.
+      reference: of the reference policy.
+      batch: the requests, with `targets` `[B, 1]` int32, the logged choice, and
+        `scenario` `[B]` int32.
+      catalogue: the items.
+      found: the candidates.
+      signals_of: a pytree.
+      mapping: of the reward; a component "semantic" is kept apart where the policy
+        loss has two streams.
+    """
+    def ask(params: Any, normalise: Any) -> Array:
+        return code_log_probs(model, params, batch, catalogue, found.items,
+                              temperature=cfg.temperature, normalise=normalise)
+
+    full, legal = ask(params, "full"), ask(params, "legal")
+    legality = jnp.mean(jnp.exp(jnp.sum(full - legal, axis=-1)))
+    signals = signals_of(batch, jnp.concatenate([found.items, batch["targets"]], 1))
+    total, semantic, parts = _rewards(cfg, mapping, signals, batch["scenario"])
     silent = rewards_lib.constant_shares(parts[:, :-1],
                                          jnp.ones(found.items.shape, bool))
-    return Experience(found, old, before, signals, total[:, :-1], total[:, -1],
-                      None if semantic is None else semantic[:, :-1], silent)
+    return Experience(
+        found, full if cfg.normalise == "full" else legal,
+        ask(reference, cfg.normalise), signals, total[:, :-1], total[:, -1],
+        None if semantic is None else semantic[:, :-1], None, silent, legality)
 
 
-def _unified(cfg: AlignConfig, mapping: rewards_lib.RewardMapping,
+def _rewards(cfg: AlignConfig, mapping: rewards_lib.RewardMapping,
              signals: dict[str, Array], scenario: Array
              ) -> tuple[Array, Array | None, Array]:
-    """Business (or unified) rewards, the semantic stream, and all parts."""
+    """Unified rewards, or those of business and the semantic stream; and all parts."""
     found = rewards_lib.unify(mapping, signals, scenario)
-    if cfg.policy.method not in TWO_STREAMS:
+    if not cfg.two_streams or SEMANTIC not in mapping.names:
         return found.total, None, found.parts
-    if SEMANTIC not in mapping.names:
-        raise ValueError(f"{cfg.policy.method} needs a reward component {SEMANTIC!r}")
     place = mapping.names.index(SEMANTIC)
-    semantic = found.parts[..., place]
-    weight = mapping.weights[scenario][:, None, place]
-    # The rest, weighed among itself.
-    business = (found.total - weight * semantic) / jnp.maximum(1 - weight, 1e-6)
-    return business, semantic, found.parts
+    weights = mapping.weights[scenario].at[:, place].set(0)  # the rest among itself
+    weights = weights / jnp.maximum(jnp.sum(weights, axis=1, keepdims=True), 1e-6)
+    business = jnp.sum(found.parts * weights[:, None], axis=-1)
+    return business, found.parts[..., place], found.parts
 
 
 def update(model: Generator, cfg: AlignConfig,
@@ -176,15 +144,17 @@ def update(model: Generator, cfg: AlignConfig,
     Args:
       model, cfg, optimizer: static.
       params, moments: of the policy and its optimiser.
-      batch, catalogue: as in `gain_experience`.
+      batch, catalogue: as in `appraise`.
       seen: what it gave.
 
     Returns:
       The new parameters and moments, and scalar figures: "loss", "policy", "anchor",
-      "reward", "synthetic", "gradient_norm", and those of `policy_diagnostics`.
+      "gradient_norm", "reward" (of what was drawn; of all where nothing was),
+      "reward_all", "target_reward", "synthetic", "legality" and those of
+      `policy_diagnostics`.
     """
     group = Group(seen.old, seen.reference, seen.rewards, seen.target_rewards,
-                  seen.semantic)
+                  seen.semantic, seen.judged)
     items = jnp.concatenate([seen.rollouts.items, batch["targets"]], axis=1)
     count = seen.rollouts.items.shape[1]
 
@@ -200,15 +170,29 @@ def update(model: Generator, cfg: AlignConfig,
     (loss, (policy, anchor, own)), slope = jax.value_and_grad(
         loss_of, has_aux=True)(params)
     changes, moments = optimizer.update(slope, moments, params)
-    mask = jnp.ones(own.shape, bool)
-    figures = losses.policy_diagnostics(
-        own, seen.old, losses.group_advantages(seen.rewards), mask,
-        ref_log_probs=seen.reference, rewards=seen.rewards,
-        target_rewards=seen.target_rewards)
-    figures |= {"loss": loss, "policy": policy.mean(), "anchor": anchor,
-                "reward": jnp.mean(seen.rewards, where=seen.rollouts.synthetic),
-                "reward_all": jnp.mean(seen.rewards),
-                "target_reward": jnp.mean(seen.target_rewards),
-                "synthetic": jnp.mean(seen.rollouts.synthetic),
-                "gradient_norm": optax.tree.norm(slope)}
+    figures = _figures(own, seen) | {
+        "loss": loss, "policy": policy.mean(), "anchor": anchor,
+        "gradient_norm": optax.tree.norm(slope)}
     return optax.apply_updates(params, changes), moments, figures
+
+
+def _figures(log_probs: Array, seen: Experience) -> dict[str, Array]:
+    """What there is to watch of an experience and of the policy on it."""
+    business = losses.group_advantages(seen.rewards)
+    streams: dict[str, Any] = {}
+    if seen.semantic is not None:
+        semantic = seen.semantic
+        if seen.judged is not None:
+            semantic = jnp.where(seen.judged[:, None], semantic, 0)
+        streams = {"business": business, "semantic": losses.group_advantages(semantic)}
+    drawn, all_of_them = seen.rollouts.synthetic, jnp.mean(seen.rewards)
+    share = jnp.mean(drawn)
+    reward = jnp.where(share > 0, jnp.mean(seen.rewards * drawn)
+                       / jnp.where(share > 0, share, 1), all_of_them)
+    return losses.policy_diagnostics(
+        log_probs, seen.old, business, jnp.ones(log_probs.shape, bool),
+        ref_log_probs=seen.reference, rewards=seen.rewards,
+        target_rewards=seen.target_rewards, **streams) | {
+            "reward": reward, "reward_all": all_of_them,
+            "target_reward": jnp.mean(seen.target_rewards),
+            "synthetic": share, "legality": seen.legality}

@@ -13,7 +13,8 @@ import tiny_world
 from oxyrec_jax.base import InputError
 from oxyrec_jax.decode import rollout
 from oxyrec_jax.rewards import mapping as rewards
-from oxyrec_jax.train.align import AlignConfig, gain_experience, update
+from oxyrec_jax.train.align import appraise, draw, update
+from oxyrec_jax.train.align_settings import AlignConfig
 from oxyrec_jax.train.policy import PolicyConfig
 
 ITEMS, WIDTHS, REQUESTS = 12, (3, 2, 4), 3
@@ -58,14 +59,23 @@ def with_logged(batch, cfg, fill=-1):
     return {**batch, "logged": jnp.full((REQUESTS, cfg.logged), fill, jnp.int32)}
 
 
+def gain_experience(model, cfg, signals, params, reference, batch, catalogue, preferred,
+                    mapping, rng):
+    """Draws and appraises, in one program."""
+    def both(params, reference, batch, catalogue, preferred, mapping, rng):
+        found = draw(model, cfg, params, batch, catalogue, preferred, rng)
+        return appraise(model, cfg, params, reference, batch, catalogue, found,
+                        jax.tree_util.Partial(signals), mapping)
+    return jax.jit(both)(params, reference, batch, catalogue, preferred, mapping, rng)
+
+
 def test_an_experience_holds_what_each_part_says():
     model, catalogue, preferred, params, batch = world()
     cfg = AlignConfig(group=6, synthetic=0.5, policy=PolicyConfig("a2po"))
     other = jax.tree.map(lambda leaf: leaf * 1.1, params)
     batch = with_logged(batch, cfg, 4)
-    seen = jax.jit(functools.partial(gain_experience, model, cfg, signals_of))(
-        params, other, batch, catalogue, preferred, fitted("near", "semantic"),
-        jax.random.key(0))
+    seen = gain_experience(model, cfg, signals_of, params, other, batch, catalogue,
+                           preferred, fitted("near", "semantic"), jax.random.key(0))
     items = seen.rollouts.items
     assert seen.rollouts.synthetic.sum(1).tolist() == [5, 5, 5]  # item 4 is logged
     for name, policy in (("old", params), ("reference", other)):
@@ -82,6 +92,12 @@ def test_an_experience_holds_what_each_part_says():
     np.testing.assert_allclose(seen.target_rewards, 11.5 / 12, atol=1e-5)
     np.testing.assert_allclose(seen.semantic, 0.25 + 0.5 * (np.asarray(items) % 2))
     assert seen.silent.shape == (2,) and float(seen.silent[0]) == 0
+    # Few of the 24 code triples are items: mass is lost outside the trie.
+    whole = rollout.code_log_probs(model, params, batch, catalogue, items,
+                                   normalise="full")
+    lost = np.exp(np.sum(np.asarray(whole) - np.asarray(seen.old), axis=-1))
+    np.testing.assert_allclose(seen.legality, lost.mean(), rtol=1e-5)
+    assert 0 < float(seen.legality) < 1
 
 
 def test_a_unified_reward_is_the_weighted_mean_of_both():
@@ -95,11 +111,31 @@ def test_a_unified_reward_is_the_weighted_mean_of_both():
     np.testing.assert_allclose(
         seen.rewards, (3 * (11.5 - distance) / 12 + parity) / 4, atol=1e-5)
     assert seen.semantic is None
-    with pytest.raises(ValueError, match="needs a reward component 'semantic'"):
-        two = dataclasses.replace(cfg, policy=PolicyConfig("a2po"))
-        gain_experience(model, two, near_alone, params, params,
-                        with_logged(batch, cfg), catalogue, preferred, fitted("near"),
-                        jax.random.key(0))
+
+
+def test_of_two_streams_a_group_that_nobody_judged_has_one():
+    model, catalogue, preferred, params, batch = world()
+    cfg = AlignConfig(group=6, synthetic=1.0, anchor=0.0, policy=PolicyConfig("a2po"))
+    batch = with_logged(batch, cfg)
+    seen = gain_experience(model, cfg, near_alone, params, params, batch, catalogue,
+                           preferred, fitted("near"), jax.random.key(1))
+    assert seen.semantic is None
+    optimizer = optax.sgd(1e-3)
+
+    def after(cfg, seen):
+        return jax.jit(functools.partial(update, model, cfg, optimizer))(
+            params, optimizer.init(params), batch, catalogue, seen)[0]
+    with pytest.raises(ValueError, match="a2po needs semantic rewards"):
+        after(cfg, seen)
+    parity = jnp.asarray(seen.rollouts.items % 2, jnp.float32)
+    judged = dataclasses.replace(seen, semantic=parity, judged=jnp.zeros(3, bool))
+    alone = dataclasses.replace(cfg, policy=PolicyConfig("grpo"))
+    jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, atol=1e-7),
+                 after(cfg, judged), after(alone, seen))
+    every = dataclasses.replace(judged, judged=jnp.ones(3, bool))
+    moved = jax.tree.map(lambda one, two: float(jnp.abs(one - two).max()),
+                         after(cfg, every), after(alone, seen))
+    assert max(jax.tree.leaves(moved)) > 1e-6
 
 
 def test_the_first_update_moves_by_the_advantages_and_the_anchor_by_the_choice():
@@ -110,8 +146,8 @@ def test_the_first_update_moves_by_the_advantages_and_the_anchor_by_the_choice()
                            preferred, fitted("near"), jax.random.key(1))
     rate = 1e-3
     optimizer = optax.sgd(rate)
-    moved, _, figures = update(model, cfg, optimizer, params, optimizer.init(params),
-                               batch, catalogue, seen)
+    moved, _, figures = jax.jit(functools.partial(update, model, cfg, optimizer))(
+        params, optimizer.init(params), batch, catalogue, seen)
     raw = np.asarray(seen.rewards, np.float64)
     advantage = (raw - raw.mean(1, keepdims=True)) / (
         raw.std(1, ddof=1, keepdims=True) + 1e-4)
@@ -121,7 +157,7 @@ def test_the_first_update_moves_by_the_advantages_and_the_anchor_by_the_choice()
                                            seen.rollouts.items)
         return jnp.mean(jnp.asarray(advantage, jnp.float32) * log_probs.mean(-1))
     wanted = jax.tree.map(lambda leaf, slope: leaf + rate * slope, params,
-                          jax.grad(pull)(params))
+                          jax.jit(jax.grad(pull))(params))
     jax.tree.map(lambda one, two: np.testing.assert_allclose(
         one, two, rtol=1e-4, atol=1e-6), moved, wanted)
     assert float(figures["synthetic"]) == 1
@@ -160,6 +196,6 @@ def test_every_request_learns_its_best_item():
 def test_settings_that_make_no_sense_are_refused():
     for name, bad in (("group", 1), ("synthetic", 1.2), ("draw", "greedy"),
                       ("temperature", 0.0), ("normalise", "none"), ("anchor", -1.0),
-                      ("steps", 0)):
+                      ("steps", 0), ("staleness", 0), ("reward", {})):
         with pytest.raises(InputError, match=f"align.{name} is"):
             AlignConfig(**{name: bad})

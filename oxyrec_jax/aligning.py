@@ -1,0 +1,207 @@
+"""Aligns trained runs with a reward: puts together what `train.align_loop` works with.
+
+An aligned model is a work directory like any other. It shares the data set and the
+semantic IDs of the one that it starts from, and its runs hold the aligned parameters,
+so that every verb that reads a trained run reads it too.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from oxyrec_jax import parallel, progress
+from oxyrec_jax.base import InputError
+from oxyrec_jax.config import Experiment
+from oxyrec_jax.data.align_requests import AlignRequests
+from oxyrec_jax.decode.recommend import recommend
+from oxyrec_jax.decode.rollout import first_items
+from oxyrec_jax.ready import Ready, load, starting_parameters
+from oxyrec_jax.rewards import mapping as rewards_lib
+from oxyrec_jax.train import align as align_lib
+from oxyrec_jax.train import parameters
+from oxyrec_jax.train.align_loop import Setting, align_run
+from oxyrec_jax.train.signals import OF_VECTORS, SignalSources, check_names
+from oxyrec_jax.validation import validate
+from oxyrec_jax.workspace import Workspace, begin_run, open_workspace, share
+
+LIST = 10  # items of a list whose reward is told
+
+
+def align(space: Workspace, seeds: Sequence[int] | None = None) -> dict[str, Any]:
+    """Aligns one run for each seed; a finished one is not done again.
+
+    Args:
+      space: with data set, semantic IDs, and `train.start_from` of its experiment set.
+      seeds: which; all of the experiment by default.
+
+    Returns:
+      For each run: the watched metric at the start, at its best and at the end, the
+      step of the best, the steps done, and why it stopped early.
+
+    Raises:
+      InputError: no run to start from, a component of the reward without a source, or
+        what `align_run` raises.
+    """
+    cfg = space.cfg
+    if not cfg.train.start_from:
+        raise InputError("an alignment begins with trained parameters; give "
+                         "--start-from and the work directory of a trained run")
+    ready = load(space)
+    mesh = parallel.make_mesh(cfg.mesh)
+    found = {}
+    seeds = cfg.seeds if seeds is None else seeds
+    for seed in seeds:
+        begin_run(space, seed, ready.ids)
+    space.save()
+    for seed in seeds:
+        begun = time.monotonic()
+        start = starting_parameters(space, ready, seed)
+        setting = _setting(space, ready, seed, start, mesh)
+        outcome = align_run(setting, cfg.align, space.run(seed), seed=seed, start=start,
+                            mesh=mesh, settings=_settings(space, ready))
+        metric = cfg.align.metric
+        found[f"seed{seed}"] = {
+            metric: outcome.best, "best_step": outcome.best_step,
+            "steps": outcome.steps, "start": outcome.start, "best": outcome.figures,
+            "last": outcome.last, "stopped": outcome.reason,
+            "seconds": round(time.monotonic() - begun, 1)}
+    return {"metric": cfg.align.metric, "runs": found}
+
+
+def _settings(space: Workspace, ready: Ready) -> dict[str, Any]:
+    """JSON values by which a run of the work directory knows itself."""
+    return {"train": dataclasses.asdict(space.cfg.train),
+            "model": dataclasses.asdict(ready.model.cfg),
+            "widths": list(ready.model.widths)}
+
+
+def _setting(space: Workspace, ready: Ready, seed: int, start: Any,
+             mesh: jax.sharding.Mesh) -> Setting:
+    cfg = space.cfg.align
+    signals_of = _sources(space, ready)
+    requests = _requests(space, ready, "train", cfg.batch, cfg.logged, seed)
+    preferred = first_items(ready.leaves)
+    mapping = _mapping(space, ready, seed, start, requests, signals_of, mesh)
+    return Setting(
+        ready.model, ready.catalogue, preferred, requests, signals_of, mapping,
+        functools.partial(_held_out, space, ready, signals_of, mapping, preferred))
+
+
+def _sources(space: Workspace, ready: Ready) -> SignalSources:
+    names, vectors = tuple(space.cfg.align.reward), ready.ids.embeddings
+    check_names(names, vectors=vectors is not None, ranker=False)
+    instructed = "instruction" in ready.model.columns
+    if vectors is not None and instructed:
+        table = ready.dataset.instructions
+        instructed = table is not None and table.vectors.shape[1] == vectors.shape[1]
+    needed = any(name in OF_VECTORS for name in names)
+    return SignalSources(
+        ready.catalogue.tables.codes,
+        jnp.asarray(vectors, jnp.float32) if needed else None, None, names, instructed)
+
+
+def _requests(space: Workspace, ready: Ready, split: str, batch: int, logged: int,
+              seed: int) -> AlignRequests:
+    cfg = space.cfg
+    return AlignRequests(
+        ready.dataset, batch=batch, logged=logged, split=split, seed=seed,
+        history=cfg.train.pipeline.history, columns=ready.model.columns,
+        long=cfg.model.retrieval.events, behaviour=cfg.instructions.behaviour,
+        scenarios=cfg.train.pipeline.scenarios, process_index=jax.process_index(),
+        process_count=jax.process_count())
+
+
+def _mapping(space: Workspace, ready: Ready, seed: int, start: Any,
+             requests: AlignRequests, signals_of: SignalSources,
+             mesh: jax.sharding.Mesh) -> rewards_lib.RewardMapping:
+    """The reward's normalisers, fitted once in a run and kept in it."""
+    folder = space.run(seed) / "reward"
+    if folder.exists():
+        return rewards_lib.load_mapping(folder)
+    cfg = space.cfg.align
+    draw = jax.jit(functools.partial(align_lib.draw, ready.model, cfg))
+    placed = jax.device_put((start, ready.catalogue, first_items(ready.leaves),
+                             signals_of), parallel.replicated(mesh))
+    logged: dict[str, list[np.ndarray]] = {name: [] for name in signals_of.names}
+    for step in progress.track(range(-(-cfg.fit // cfg.batch)), "fitting the reward"):
+        batch = parallel.global_batch(requests[step], mesh)
+        params, catalogue, preferred, sources = placed
+        found = draw(params, batch, catalogue, preferred,
+                     jax.random.fold_in(jax.random.key(seed), step))
+        for name, values in parameters.to_host(sources(batch, found.items)).items():
+            logged[name].append(values.ravel())
+    scenarios = list(ready.dataset.manifest.get("scenarios") or ["all"])
+    mapping = rewards_lib.fit_mapping(
+        {name: np.concatenate(parts) for name, parts in logged.items()},
+        cfg.reward, scenarios)
+    if not jax.process_index():
+        rewards_lib.save_mapping(mapping, folder)
+    return mapping
+
+
+def _held_out(space: Workspace, ready: Ready, signals_of: SignalSources,
+              mapping: rewards_lib.RewardMapping, preferred: jax.Array, params: Any
+              ) -> Mapping[str, float]:
+    """Figures of the validation split: ranks of what was chosen, and rewards."""
+    return {**validate(space, ready, params),
+            **rewards_of_lists(space, ready, signals_of, mapping, preferred, params)}
+
+
+def rewards_of_lists(space: Workspace, ready: Ready, signals_of: SignalSources,
+                     mapping: rewards_lib.RewardMapping, preferred: jax.Array,
+                     params: Any, split: str = "valid") -> dict[str, float]:
+    """What the served lists of a split are worth under a reward.
+
+    Returns:
+      Means over requests: "reward@1" of the first item, "reward@10" over the list, and
+      "reward.<component>@10", normalised.
+    """
+    cfg = space.cfg.align
+    count = len(ready.dataset.targets(split))
+    size = min(256, count, cfg.held_out)
+    requests = _requests(space, ready, split, size, 0, 0)
+    wanted = min(count, cfg.held_out) // size * size
+    numbers = np.linspace(0, count - 1, wanted).astype(np.int64)
+    sums = np.zeros(2 + len(mapping.names))
+    for first in range(0, wanted, size):
+        batch = requests.take(numbers[first:first + size])
+        beams = recommend(ready.model, params, batch, ready.catalogue,
+                          beams=min(2 * LIST, ready.dataset.num_items))
+        total, parts = _rewards(signals_of, mapping, preferred, batch,
+                                beams.leaves[:, :LIST])
+        sums += [float(total[:, 0].sum()), float(total.mean(1).sum()),
+                 *np.asarray(parts.mean(1).sum(0), float)]
+    means = sums / wanted
+    return {"reward@1": means[0], f"reward@{LIST}": means[1],
+            **{f"reward.{name}@{LIST}": float(means[2 + place])
+               for place, name in enumerate(mapping.names)}}
+
+
+@jax.jit
+def _rewards(signals_of: SignalSources, mapping: rewards_lib.RewardMapping,
+             preferred: jax.Array, batch: Any, leaves: jax.Array) -> tuple[Any, Any]:
+    found = rewards_lib.unify(mapping, signals_of(batch, preferred[leaves]),
+                              batch["scenario"])
+    return found.total, found.parts
+
+
+def begin(folder: pathlib.Path, start_from: str) -> Experiment:
+    """The experiment of a new alignment: that of the work directory it starts from.
+
+    Args:
+      folder: of the alignment; gets links to data set and semantic IDs.
+      start_from: a work directory with trained runs.
+    """
+    base = open_workspace(pathlib.Path(start_from), None)
+    cfg = dataclasses.replace(
+        base.cfg, name=f"{base.cfg.name}, aligned", train=dataclasses.replace(
+            base.cfg.train, start_from=str(base.folder.resolve())))
+    share(open_workspace(folder, cfg), base)
+    return cfg

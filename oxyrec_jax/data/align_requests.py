@@ -1,0 +1,109 @@
+"""Requests to align a policy on, with what was really shown in them."""
+
+import numpy as np
+
+from oxyrec_jax.base import InputError
+from oxyrec_jax.data import impressions
+from oxyrec_jax.data.dataset import Dataset
+from oxyrec_jax.data.pipeline import Batch, eval_batches
+from oxyrec_jax.data.target_weights import target_events, targets_in
+
+
+class AlignRequests:
+    """Batches of requests by step: a function of (data set, options, seed, step).
+
+    Every target of the split is one request; an epoch asks each once. A batch is one of
+    `pipeline.eval_batches` and holds also
+
+        scenario  [B] int32     0 where the log has none
+        logged    [B, R] int32  the chosen item and what was shown beside it, -1 where
+                                there are fewer; the chosen one alone where the log
+                                tells nothing of what was shown
+        rows      [B] int32     numbers of the targets
+
+    Attributes:
+      steps_per_epoch: batches in which each request appears, the last left out where
+        it is not full.
+    """
+
+    def __init__(self, dataset: Dataset, *, batch: int, logged: int, history: int,
+                 columns: tuple[str, ...] = (), long: int = 0, behaviour: str = "",
+                 scenarios: tuple[str, ...] = (), split: str = "train", seed: int,
+                 process_index: int = 0, process_count: int = 1):
+        """Plans the epochs of a split.
+
+        Args:
+          dataset: with targets.
+          batch: requests of a batch, over all processes.
+          logged: R.
+          history, columns, long, behaviour: as of `pipeline.eval_batches`.
+          scenarios: names of those whose requests are asked; empty: all.
+          split: whose targets.
+          seed: of the order.
+          process_index: which slice of each batch to make.
+          process_count: into how many a batch is cut.
+
+        Raises:
+          InputError: fewer requests than a batch, or one that the processes cannot
+            share equally.
+        """
+        if batch % process_count:
+            raise InputError(f"align.batch is {batch}, which {process_count} processes "
+                             "cannot share equally; make it a multiple")
+        only = targets_in(dataset, split, scenarios)
+        self._maker = eval_batches(dataset, split, batch=batch, history=history,
+                                   columns=columns, long=long, behaviour=behaviour)
+        self._only = (np.arange(self._maker.targets) if only is None
+                      else np.asarray(only))
+        if len(self._only) < batch:
+            raise InputError(f"align.batch is {batch}, and {dataset.folder} has "
+                             f"{len(self._only)} requests to align on; lower it")
+        self._events = target_events(dataset, split)
+        self._shown = _shown_beside(dataset, self._events, logged)
+        self._scenario = (dataset.column("scenario")[self._events].astype(np.int32)
+                          if "scenario" in dataset.columns
+                          else np.zeros(len(self._events), np.int32))
+        self._batch, self._seed = batch, seed
+        local = batch // process_count
+        self._mine = slice(process_index * local, (process_index + 1) * local)
+        self.steps_per_epoch = len(self._only) // batch
+
+    def __getitem__(self, step: int) -> Batch:
+        """Makes this process's rows of the batch of a step, counted from 0."""
+        epoch, number = divmod(int(step), self.steps_per_epoch)
+        order = np.random.default_rng([self._seed, epoch]).permutation(self._only)
+        return self.take(order[number * self._batch:(number + 1) * self._batch]
+                         [self._mine])
+
+    def take(self, numbers: np.ndarray) -> Batch:
+        """Makes a batch of chosen targets of the split, `[B]` int by number."""
+        batch = self._maker.take(numbers)
+        batch["scenario"] = self._scenario[numbers]
+        batch["logged"] = self._shown[numbers]
+        batch["rows"] = np.asarray(numbers, np.int32)
+        return batch
+
+
+def _shown_beside(dataset: Dataset, events: np.ndarray, most: int) -> np.ndarray:
+    """`[E', most]` int32: each event's item, then what its request showed besides."""
+    chosen = dataset.column("item")[events].astype(np.int32)
+    found = np.full((len(events), most), -1, np.int32)
+    if not most:
+        return found
+    found[:, 0] = chosen
+    if (not (dataset.folder / impressions.TABLE).exists()
+            or "request" not in dataset.columns):
+        return found
+    table = impressions.load_impressions(dataset)
+    request = dataset.column("request")[events]
+    place = np.searchsorted(table.row, request)
+    known = table.row[np.minimum(place, len(table.row) - 1)] == request
+    shown = table.shown[place[known]]
+    # Others first in the order in which they were shown; empty places and the chosen
+    # item itself last.
+    left = (shown < 0) | (shown == chosen[known, None])
+    order = np.argsort(left, axis=1, kind="stable")
+    shown = np.where(left, -1, shown)
+    others = np.take_along_axis(shown, order, axis=1)[:, :most - 1]
+    found[known, 1:1 + others.shape[1]] = others
+    return found
