@@ -33,7 +33,7 @@ from oxyrec_jax.models.ranker import Ranker
 from oxyrec_jax.models.scorer import Scorer
 from oxyrec_jax.models.tables import ItemTables
 from oxyrec_jax.report.ranking_page import write_ranking_page
-from oxyrec_jax.tokenizer import sid_table
+from oxyrec_jax.tokenizer import embeddings, sid_table
 from oxyrec_jax.tokenizer.catalogue import Catalogue, make_catalogue
 from oxyrec_jax.train import loop
 from oxyrec_jax.train.parameters import read_params
@@ -82,12 +82,16 @@ def load(space: Workspace) -> RankingReady:
         ids.codes[:count], ids.widths, popularity=ids.priority[:count],
         features=None if features is None else features[:count])
     tables, kinds = _with_prices(dataset, catalogue.tables, cfg.ranker.kinds)
+    queries = dataset.queries() if cfg.ranker.query else []
+    if queries:
+        vectors = embeddings.embed_texts(queries, cfg.text, space.folder / "cache")
+        tables = dataclasses.replace(tables, queries=jnp.asarray(vectors, jnp.float32))
     if cfg.model.profile:
         dataset = dataclasses.replace(
             dataset, profiles=load_profiles(dataset, cfg.model.profile))
     model = Ranker(cfg.model, cfg.ranker, tuple(ids.widths), rows,
                    dataset.profiles.size if dataset.profiles else 0, kinds,
-                   len(dataset.queries()))
+                   len(queries))
     return RankingReady(dataset, ids, dataclasses.replace(catalogue, tables=tables),
                         model)
 
@@ -156,9 +160,11 @@ def evaluate(space: Workspace, split: str = "test") -> dict[str, Any]:
             f"scoring {split}, seed {seed}")
         scales[f"seed{seed}"] = _read_scales(space, seed)
     shown = requests.impressions
-    truth = (true_chances(ready.dataset, shown) if knows_truth(ready.dataset) else None)
+    truth = None
+    if knows_truth(ready.dataset):
+        truth = _truth(ready, trained, requests)
     names = list(ready.dataset.manifest.get("scenarios") or ())
-    found = judging.judge(predicted, scales, shown, names, truth, true_looks)
+    found = judging.judge(predicted, scales, shown, names, truth)
     results = {
         "name": space.cfg.name, "split": split,
         "protocol": ready.dataset.manifest.get("protocol"),
@@ -251,6 +257,21 @@ def _predict(ready: RankingReady, params: Any, requests: SplitRequests,
              ways: Sequence[str], what: str) -> judging.Predicted:
     return judging.predict(ready.model, params, ready.catalogue.tables, requests,
                            ways=ways, what=what)
+
+
+def _truth(ready: RankingReady, trained: Mapping[int, Any], requests: SplitRequests
+           ) -> judging.Truth:
+    """What the shop knows, and what the runs say of items drawn from all of them."""
+    shown = requests.impressions
+    drawn = np.random.default_rng(0).integers(
+        0, ready.dataset.num_items, shown.shown.shape).astype(np.int32)
+    said = {f"seed{seed}": judging.predict(
+        ready.model, params, ready.catalogue.tables, requests, ways=(judging.FIRST,),
+        what=f"scoring any items, seed {seed}", items=drawn)
+        for seed, params in trained.items()}
+    return judging.Truth(
+        true_chances(ready.dataset, shown), true_looks(shown.shown.shape[1]),
+        true_chances(ready.dataset, shown, drawn), said)
 
 
 def _calibrate(space: Workspace, ready: RankingReady, seed: int, outcome: loop.Outcome,

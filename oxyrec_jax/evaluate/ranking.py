@@ -11,7 +11,7 @@ items as if first) are compared with the truth of a simulated shop, where it is 
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -41,9 +41,28 @@ class Predicted:
     logits: dict[str, np.ndarray]
 
 
+@dataclasses.dataclass(frozen=True)
+class Truth:
+    """What a simulated shop knows of R requests.
+
+    Attributes:
+      shown: head to `[R, C]` float: the true chance of each item that was shown, once
+        somebody looks at it.
+      looks: `[C]` float, the true chance that somebody looks at each place.
+      drawn: as `shown`, of items drawn from the whole catalogue: an old recommender
+        shows the better ones, a new policy may show any.
+      predicted: run to what it says of those, asked as if first.
+    """
+
+    shown: Mapping[str, np.ndarray]
+    looks: np.ndarray
+    drawn: Mapping[str, np.ndarray]
+    predicted: Mapping[str, Predicted]
+
+
 def predict(model: Ranker, params: Any, tables: ItemTables,
-            batches: Any, *, ways: Sequence[str] = (*MODES, FIRST), what: str
-            ) -> Predicted:
+            batches: Any, *, ways: Sequence[str] = (*MODES, FIRST), what: str,
+            items: np.ndarray | None = None) -> Predicted:
     """Runs the network over the requests of a split.
 
     Args:
@@ -53,6 +72,7 @@ def predict(model: Ranker, params: Any, tables: ItemTables,
       batches: a `data.request_rows.SplitRequests`.
       ways: "list", "alone" and "first".
       what: the work in a few words, for the progress bar.
+      items: `[R, C]` int, asked instead of what was shown, by "first" alone.
     """
     params = jax.device_put(params)
     found: dict[str, list[np.ndarray]] = {way: [] for way in ways}
@@ -60,6 +80,8 @@ def predict(model: Ranker, params: Any, tables: ItemTables,
         real = batch["rows"] >= 0
         given = {name: batch[name] for name in
                  (*model.reads, "candidates", "target_mask")}
+        if items is not None:
+            given["candidates"] = items[np.maximum(batch["rows"], 0)]
         for way in ways:
             found[way].append(np.asarray(_ask(model, params, given, tables, way))[real])
     return Predicted({way: np.concatenate(parts) for way, parts in found.items()})
@@ -156,8 +178,7 @@ def watched(predicted: Predicted, shown: Impressions) -> dict[str, float]:
 
 def judge(predicted: Mapping[str, Predicted], scales: Mapping[str, np.ndarray],
           shown: Impressions, scenarios: Sequence[str],
-          truth: Mapping[str, np.ndarray] | None = None,
-          looks: Callable[[int], np.ndarray] | None = None) -> dict[str, Any]:
+          truth: Truth | None = None) -> dict[str, Any]:
     """Judges the runs (seeds) of a ranking model on a split.
 
     Args:
@@ -165,15 +186,16 @@ def judge(predicted: Mapping[str, Predicted], scales: Mapping[str, np.ndarray],
       scales: run to its calibration, `[2, 3, 2]`.
       shown: what the requests showed.
       scenarios: names of the scenarios.
-      truth: head to `[R, C]` float: the true chance of each item once somebody looks
-        at it; None: not known.
-      looks: number of places to the true chance that somebody looks at each.
+      truth: what is known of the true chances; None: nothing.
 
     Returns:
       "runs": run to mode to cells; "cells": mode to the means over runs; "raw": the
       same without calibration; "scenarios": name to "shown" and mode to cells;
-      "reliability": mode to head to bins of the first run, and "oracle" and "truth"
-      where the truth is known (see `_against`).
+      "reliability": mode to head to bins of the first run; and where the truth is
+      known "oracle", the cells of the true chances, and "truth", which compares scores
+      of items as if first with it: "shown" and "drawn" to "<head>.correlation"
+      (Pearson, of the logarithms), "<head>.order" (share of pairs of a request's items
+      that stand in the right order) and "<head>.ratio" (mean score over mean truth).
     """
     named = {}
     for name, found in predicted.items():
@@ -192,13 +214,16 @@ def judge(predicted: Mapping[str, Predicted], scales: Mapping[str, np.ndarray],
             for step, head in enumerate(HEADS)}
             for mode, found in named[first].items()}}
     expected = None
-    if truth is not None and looks is not None:
-        seen = looks(shown.shown.shape[1])
-        expected = {head: values * seen for head, values in truth.items()}
+    if truth is not None:
+        expected = {head: values * truth.looks for head, values in truth.shown.items()}
         result["oracle"] = cells(expected, shown)
-        result["truth"] = _mean({name: _against(
-            chances(found.logits[FIRST], scales[name][MODES.index("alone")]), truth,
-            shown) for name, found in predicted.items()})
+        result["truth"] = {
+            name: _mean({run: _against(
+                chances(own[run].logits[FIRST], scales[run][MODES.index("alone")]),
+                known, there) for run in predicted})
+            for name, own, known, there in (
+                ("shown", predicted, truth.shown, real),
+                ("drawn", truth.predicted, truth.drawn, np.ones_like(real)))}
     for number, name in enumerate(scenarios):
         kept = shown.columns["scenario"] == number
         if kept.any():
@@ -211,15 +236,8 @@ def judge(predicted: Mapping[str, Predicted], scales: Mapping[str, np.ndarray],
 
 
 def _against(found: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray],
-             shown: Impressions) -> dict[str, float | None]:
-    """Scores of items as if first beside the truth once somebody looks.
-
-    Returns:
-      By head "<head>.correlation" (Pearson, of the logarithms of the chances),
-      "<head>.order" (share of pairs of one request's items that stand in the right
-      order) and "<head>.ratio" (mean score over mean truth).
-    """
-    real = shown.shown >= 0
+             real: np.ndarray) -> dict[str, float | None]:
+    """Scores `[R, C]` of items as if first beside the truth once somebody looks."""
     both = real[:, :, None] & real[:, None]
     result: dict[str, float | None] = {}
     for head in HEADS:

@@ -63,7 +63,7 @@ class RankerConfig:
     Attributes:
       alone: share of training requests whose items do not see each other.
       places: reads the place of each item in its list.
-      query: reads which query was typed, by number.
+      query: reads which query was typed, by number and by the vector of its text.
       kinds: columns of the item table that are read, such as its category and brand.
       price: reads the item's price in half octaves.
       matches: reads how far back in the history each item, and each of its kinds, was
@@ -144,6 +144,7 @@ class Ranker(nn.Module):
             self.instructions = Instructions(cfg.instructions, cfg.width)
         if asked.query and self.queries:
             self.query_vectors = table("query_vectors", "one", self.queries + 1)
+            self.query_in = layers.Linear(cfg.width, ("features", "embed"))
         self.request, self.candidate = (table(name, "one", 1) for name in
                                         ("request", "candidate"))
         if asked.matches:
@@ -288,9 +289,12 @@ class Ranker(nn.Module):
         begin = jnp.broadcast_to(self.request,
                                  (len(batch["items"]), 1, self.cfg.width))
         if self.ranking.query and self.queries:
-            query = jnp.clip(batch["target_query"].astype(jnp.int32) + 1, 0,
-                             self.queries)
-            begin = begin + self.query_vectors[query]
+            query = jnp.clip(batch["target_query"].astype(jnp.int32), -1,
+                             self.queries - 1)
+            begin = begin + self.query_vectors[query + 1]
+            if tables.queries is not None:
+                told = self.query_in(tables.queries[jnp.maximum(query, 0)])
+                begin = begin + jnp.where(query[..., None] >= 0, told, 0)
         return [*tokens, begin]
 
     def _join(self, context: Array, batch: dict[str, Array], items: Array,

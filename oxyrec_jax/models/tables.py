@@ -25,6 +25,8 @@ class ItemTables:
       kinds: `[N, M]` int32, what each item is of M kinds, such as its category and its
         brand, as rows of one table, a kind's first row standing for not known; for a
         ranking model; None: not read.
+      queries: `[M, F]` float32, vectors of the queries' texts, for a ranking model;
+        None: not read.
     """
 
     codes: Array
@@ -34,6 +36,7 @@ class ItemTables:
     keys: Array | None = None
     price: Array | None = None
     kinds: Array | None = None
+    queries: Array | None = None
 
 
 @jax.tree_util.register_dataclass

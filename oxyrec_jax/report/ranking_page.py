@@ -123,8 +123,10 @@ def _scenarios(found: Mapping[str, Mapping[str, Any]]) -> Html:
     return table(["", "Shown", *_CELLS.values(), "AUC of the truth"], body)
 
 
-def _truth(found: Mapping[str, Any]) -> Html:
+def _truth(found: Mapping[str, Mapping[str, Any]]) -> Html:
+    told = {"shown": "items shown", "drawn": "any items"}
     return table(["", "Correlation of log chances", "Pairs of a request in right order",
                   "Mean score / mean truth"],
-                 [[head, *(number(found[f"{head}.{name}"]) for name in
-                           ("correlation", "order", "ratio"))] for head in _HEADS])
+                 [[f"{head}, {told[name]}", *(number(own[f"{head}.{figure}"]) for figure
+                                              in ("correlation", "order", "ratio"))]
+                  for head in _HEADS for name, own in found.items()])

@@ -29,7 +29,8 @@ def make_tables():
     price[3] = 0  # not known
     kinds = np.stack([rng.integers(0, 4, ITEMS), 4 + rng.integers(0, 3, ITEMS)], 1)
     return dataclasses.replace(catalogue.tables, price=jnp.asarray(price),
-                               kinds=jnp.asarray(kinds, jnp.int32)), catalogue
+                               kinds=jnp.asarray(kinds, jnp.int32), queries=jnp.asarray(
+                                   rng.normal(size=(2, 5)), jnp.float32)), catalogue
 
 
 def make_batch(seed=0):
