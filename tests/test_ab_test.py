@@ -11,7 +11,7 @@ import pytest
 import tiny_shop
 from oxyrec_jax import ab_test, artifacts, cli
 from oxyrec_jax.base import InputError
-from oxyrec_jax.closed_loop import days, keeping, trial
+from oxyrec_jax.closed_loop import days, keeping, policies, trial
 from oxyrec_jax.closed_loop.figures import FIGURES
 from oxyrec_jax.data import shop
 from oxyrec_jax.models.config import ModelConfig
@@ -155,3 +155,22 @@ def test_a_plan_that_makes_no_sense_is_refused(changes, said):
 def test_rules_alone_do_not_tell_the_shop(tmp_path):
     with pytest.raises(InputError, match="give --shop FOLDER"):
         ab_test.run(plan("a", "popularity"), tmp_path / "test")
+
+
+def test_popularity_shows_what_training_saw_most_often(shop_workdir):
+    asked = plan(shop_workdir.folder, "popularity", shop=shop_workdir.folder)
+    opened = ab_test._open(asked)
+    arm = ab_test._enter("popularity", asked, opened).arm
+    train = [event for sequence, first, last in opened.dataset.split("train")
+             for event in range(opened.dataset.offsets()[sequence],
+                                opened.dataset.offsets()[sequence] + last)]
+    counts = np.bincount(np.asarray(opened.dataset.column("item"))[train],
+                         minlength=opened.built.cfg.items)
+    shown = np.asarray(arm.arrays)
+    assert len(shown) == 5
+    np.testing.assert_array_equal(counts[shown], np.sort(counts)[::-1][:5])
+
+
+def test_the_truth_of_a_large_catalogue_is_refused():
+    with pytest.raises(InputError, match="at most 20000"):
+        policies.insider("truth", shop.ShopConfig(items=30_000), 5)
