@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy import stats
@@ -17,7 +17,9 @@ from oxyrec_jax.closed_loop.figures import (FIGURES, HEADLINE, POWER, SCOPES, Li
 from oxyrec_jax.closed_loop.splits import arms_of
 
 _SURE = 0.999  # of a sound test so few A/A tests fail one figure by chance; ours
+_KNOWN = 0.9    # share of A/A tests in which a figure must be more than 0; ours
 _SIZES = 0.001  # p below which the arms' sizes are no accident; ours
+_Cells: TypeAlias = dict[str, dict[str, dict[str, Any]]]  # scope, figure, name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +63,10 @@ def same_against_same(sums: Sums, numbers: np.ndarray, design: Design, arms: int
 
     Returns:
       "splits", "expected" (share of false positives), "allowed" (the most of a sound
-      test), "shares" (scope to figure to share), "passed", and "why" not.
+      test), "shares" (scope to figure to share), "unsound" (pairs of scope and figure
+      that find more, or nothing at all in a tenth of the splits: too few events for
+      their errors to be known), "passed" (no headline figure in total is unsound), and
+      "why" not.
     """
     edge = stats.norm.ppf((1 + design.level) / 2)
     found = []
@@ -81,13 +86,16 @@ def same_against_same(sums: Sums, numbers: np.ndarray, design: Design, arms: int
     most = float(stats.binom.ppf(_SURE, design.splits, 1 - design.level))
     why = []
     for place, name in enumerate(HEADLINE):
-        if known[:, 0, place].mean() < 0.9:
+        if known[:, 0, place].mean() < _KNOWN:
             why.append(f"{name} is 0 in some arms: too few people or days")
         elif share[0, place] * design.splits > most:
             why.append(f"{name} finds a difference where there is none in "
                        f"{share[0, place]:.1%} of splits")
+    unsound = (share * design.splits > most) | (known.mean(axis=0) < _KNOWN)
     return {"splits": design.splits, "expected": 1 - design.level,
             "allowed": most / design.splits, "passed": not why, "why": "; ".join(why),
+            "unsound": [[SCOPES[row], FIGURES[place]]
+                        for row, place in np.argwhere(unsound).tolist()],
             "shares": {scope: {name: float(share[row, place])
                                for place, name in enumerate(FIGURES)}
                        for row, scope in enumerate(SCOPES)}}
@@ -122,7 +130,7 @@ def judge(counts: Mapping[str, Sequence[np.ndarray]], numbers: np.ndarray,
     found = {name: lifts(sums[names[0]], sums[name], paired=design.paired)
              for name in names[1:]}
     tested = len(numbers) if design.paired else 2 * min(sizes)
-    cells = _cells(found, design, tested, refused=bool(why))
+    cells = _cells(found, design, tested, same["unsound"], refused=bool(why))
     return {
         "arms": {name: {"users": len(part), **_plain(values_of(part))}
                  for name, part in sums.items()},
@@ -146,18 +154,21 @@ def _choose(turned: np.ndarray, one: Sums, other: Sums) -> Sums:
                 np.where(turned, one.below, other.below))
 
 
-def _cells(found: Mapping[str, Lifts], design: Design, users: int, *, refused: bool
-           ) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
+def _cells(found: Mapping[str, Lifts], design: Design, users: int,
+           unsound: Sequence[Sequence[str]], *, refused: bool) -> dict[str, _Cells]:
+    """Every treatment's cells by scope and figure."""
     if not found:
         return {}
     p = np.stack([2 * stats.norm.sf(np.abs(lift.z)) for lift in found.values()])
+    for scope, figure in unsound:
+        p[:, SCOPES.index(scope), FIGURES.index(figure)] = np.nan
     adjusted = np.full(p.shape, np.nan)
     for place in range(len(FIGURES)):
         adjusted[:, 0, place] = holm(p[:, 0, place])
         # All scenarios of all treatments are looked at, so all of them count.
         part = p[:, 1:, place]
         adjusted[:, 1:, place] = holm(part.ravel()).reshape(part.shape)
-    made: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
+    made: dict[str, _Cells] = {}
     for number, (name, lift) in enumerate(found.items()):
         low, high = lift.interval(design.level)
         least = detectable(lift.error, design.level)
@@ -203,10 +214,11 @@ def _verdict(cells: Mapping[str, Mapping[str, Mapping[str, Any]]], why: str) -> 
         return f"No conclusion: the A/A test failed ({why})."
     total = cells["total"]
     told = [f"{name} {_spoken(total[name])}" for name in HEADLINE]
-    worse = [f"{name} in {scope}" for scope in SCOPES[1:] for name in HEADLINE
-             if cells[scope][name]["significant"] and cells[scope][name]["lift"] < 0]
+    lost = {scope: [name for name in HEADLINE if cells[scope][name]["significant"]
+                    and cells[scope][name]["lift"] < 0] for scope in SCOPES[1:]}
+    worse = [f"{scope} ({', '.join(names)})" for scope, names in lost.items() if names]
     return (f"In total {', '.join(told)}; "
-            + (f"significantly worse: {', '.join(worse)}." if worse else
+            + (f"significantly worse in {', '.join(worse)}." if worse else
                "in no scenario significantly worse."))
 
 

@@ -98,7 +98,16 @@ def _same(same: Mapping[str, Any]) -> list[Html]:
                 f"difference; {same['expected']:.0%} are expected, and above "
                 f"{same['allowed']:.1%} in a total headline figure the test is "
                 "refused."),
-            table(["", *(_NAMES[name] for name in names)], rows, marked=[0])]
+            table(["", *(_NAMES[name] for name in names)], rows, marked=[0]),
+            tag("p", _unsound(same["unsound"]), class_="small")]
+
+
+def _unsound(cells: list[list[str]]) -> str:
+    if not cells:
+        return "No figure of any scenario finds more."
+    told = ", ".join(f"{_NAMES[figure]} in {scope}" for scope, figure in cells)
+    return (f"Too few events for their errors to be known: {told}. These are shown and "
+            "never called significant.")
 
 
 def _forest(found: Mapping[str, Any], name: str) -> Html:

@@ -69,6 +69,7 @@ def serve(log, built, people, after):
     return run
 
 
+SOUND = {"why": "", "unsound": []}
 OLD, BEST = (policies.Insider(kind, 4, 24) for kind in policies.INSIDERS)
 
 
@@ -152,7 +153,7 @@ def test_the_truth_beats_the_old_recommender(serve):
                           for policy in (OLD, BEST))
     found = trial.judge(
         {"old": control, "truth": treatment}, np.arange(len(control[0])),
-        trial.Design(paired=True), {"why": ""})
+        trial.Design(paired=True), SOUND)
     cell = found["treatments"]["truth"]["total"]["ctr"]
     assert cell["significant"] and cell["low"] > 0.5
     assert "significantly worse" in found["verdicts"]["truth"]
@@ -161,7 +162,7 @@ def test_the_truth_beats_the_old_recommender(serve):
 def test_a_policy_against_itself_differs_in_nothing_where_paired(serve):
     counts = [counts for _, counts in serve(OLD)]
     found = trial.judge({"old": counts, "again": counts}, np.arange(len(counts[0])),
-                        trial.Design(paired=True), {"why": ""})
+                        trial.Design(paired=True), SOUND)
     for cells in found["treatments"]["again"].values():
         for name in figures.FIGURES:
             assert cells[name]["lift"] in (0.0, None)

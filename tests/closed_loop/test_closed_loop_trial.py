@@ -81,6 +81,23 @@ def test_too_few_people_are_refused_by_name():
     assert not found["passed"] and "gmv is 0 in some arms" in found["why"]
 
 
+def test_a_figure_of_few_events_is_told_and_never_significant():
+    rare = [day.copy() for day in SAME]
+    orders, search = COUNTS.index("orders"), SCOPES.index("search") - 1
+    for day in rare:
+        day[20:, search, orders:orders + 2] = 0  # gmv stands next
+    found = trial.same_against_same(figures.sums_of(rare), NUMBERS, DESIGN, 2)
+    assert found["passed"]
+    assert ["search", "gmv"] in found["unsound"]
+    many = [10 * day for day in SAME]
+    judged = trial.judge({"now": rare, "new": many}, NUMBERS, DESIGN, found)
+    cells = judged["treatments"]["new"]
+    assert cells["search"]["gmv"]["lift"] > 5
+    assert cells["search"]["gmv"]["significant"] is None
+    assert cells["search"]["gmv"]["p_holm"] is None
+    assert cells["home"]["gmv"]["significant"]
+
+
 def test_a_better_treatment_wins_and_intervals_hold_its_lift(passed):
     counts = {"now": SAME, "new": visits(len(NUMBERS), 2, better=1.4)}
     found = trial.judge(counts, NUMBERS, DESIGN, passed)
