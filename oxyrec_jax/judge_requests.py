@@ -37,9 +37,10 @@ class LogRequests:
         self._states = LogStates(dataset, history=history, searches=searches)
         self._offsets = np.asarray(dataset.offsets())
         self.begins = request_begins(dataset)
-        self._columns = {name: np.asarray(dataset.column(name)) for name in
-                         ("item", "scenario", "trigger", "query", "request", "time")
-                         if name in dataset.columns}
+        self._columns: dict[str, np.ndarray] = {
+            name: np.asarray(dataset.column(name)) for name in
+            ("item", "scenario", "trigger", "query", "request", "time")
+            if name in dataset.columns}
         self._scenarios = list(dataset.manifest.get("scenarios", ()))
         self._queries = dataset.queries()
 

@@ -58,8 +58,8 @@ def test_known_weights_are_recovered_scenario_by_scenario(fitted, method):
 def test_new_pairs_are_put_in_the_right_order(fitted, method):
     held = synthetic(seed=9)
     found = fitted[method][0]
-    weights = np.asarray(weighting.in_simplex(weighting._logits(
-        weighting.WeightNet(0), found.params, held.features), held.given))
+    weights = np.asarray(weighting._weights(
+        weighting.WeightNet(0), found.params, held.features, held.given))
     assert (np.sum(weights * (held.better - held.worse), 1) > 0).mean() > 0.95
 
 
@@ -152,8 +152,8 @@ def test_features_tell_requests_apart_and_nothing_of_candidates():
     found = spec.of([baby, request("elsewhere")])
     np.testing.assert_allclose(found[0, :7], [0, 1, 1, 1, np.log(3) / 3, 1, 0],
                                atol=1e-6)
-    assert found.shape == (2, spec.width) == (2, 11)
-    assert found[0, 7:].sum() == 1 and not found[1].any()
+    assert found.shape == (2, spec.width) == (2, 32)
+    assert found[0, 7:11].sum() == 1 == found[0, 7:].sum() and not found[1].any()
 
 
 @pytest.mark.parametrize("change, word", [

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -92,7 +92,7 @@ class Spent:
     errors: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __add__(self, other: "Spent") -> "Spent":
-        values = {}
+        values: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             mine, theirs = getattr(self, field.name), getattr(other, field.name)
             values[field.name] = ({name: mine.get(name, 0) + theirs.get(name, 0)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+import scipy.special
 
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data.shop import chance
@@ -51,7 +52,7 @@ class NoisyJudge:
         true, items = self._truth.judge(requests, items, evidence=evidence), np.asarray(
             items)
         drawn = _draws(self._seed, _SCORES, requests, items, len(ASPECTS))
-        noise = np.asarray(chance.normal(drawn)).reshape(true.scores.shape)
+        noise = scipy.special.ndtri(drawn).reshape(true.scores.shape)
         scores = np.clip(true.scores + self._level * noise, 0, 1)
         scores *= true.known[..., None] & true.given[:, None, :]
         return dataclasses.replace(true, scores=scores.astype(np.float32))

@@ -11,6 +11,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from oxyrec_jax import chat, llm, progress
 from oxyrec_jax.base import InputError
@@ -106,9 +107,10 @@ class Questions:
 
     def _left(self) -> tuple[reasoner.Budget, str]:
         """What is left of the budget, and why nothing more is asked, "" if it is."""
-        left = {name: None if most is None else most - used for name, most, used in (
-            ("requests", self._budget.requests, self._requests),
-            ("tokens", self._budget.tokens, self._tokens))}
+        left: dict[str, Any] = {
+            name: None if most is None else most - used for name, most, used in (
+                ("requests", self._budget.requests, self._requests),
+                ("tokens", self._budget.tokens, self._tokens))}
         used_up = any(value is not None and value < 1 for value in left.values())
         if self._stopped or (used_up and self._requests):
             over = "stopped" if self._stopped else "over-budget"

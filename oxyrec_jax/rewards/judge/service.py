@@ -59,7 +59,7 @@ class Judge:
         self._counts.update(requests=len(requests), sampled=len(rows))
         if not len(rows):
             return semantic, judged
-        own, real = [requests[row] for row in rows], items[rows] >= 0
+        own, real = [requests[row] for row in rows.tolist()], items[rows] >= 0
         found = self.aspects.judge(own, items[rows])
         self._spent += found.spent
         scores = np.where(real, self.weighting.scores(own, found.scores, found.given),

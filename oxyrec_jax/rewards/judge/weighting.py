@@ -30,7 +30,7 @@ sizes are ours.
 import dataclasses
 import functools
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -44,6 +44,7 @@ from oxyrec_jax.base import Array, InputError
 from oxyrec_jax.rewards.judge.aspects import ASPECTS, JudgeRequest
 
 METHODS = ("reinforce", "bradley-terry")
+_LEAST_PAIRS = 1_024
 _HOURS, _PLAIN = 24 * 3_600, 5  # features that every log has, beside the buckets
 
 
@@ -98,8 +99,8 @@ class FeatureSpec:
 
     @property
     def width(self) -> int:
-        """F."""
-        return len(self.scenarios) + _PLAIN + self.buckets
+        """F, a multiple of 32: logs of few scenarios share a compiled program."""
+        return -(-(len(self.scenarios) + _PLAIN + self.buckets) // 32) * 32
 
     def of(self, requests: Sequence[JudgeRequest]) -> np.ndarray:
         """`[B, F]` float32: scenario, trigger, words typed, length of the history, hour
@@ -159,8 +160,10 @@ class Weighting:
             size *= 2
         features = np.zeros((size, self.spec.width), np.float32)
         features[:len(requests)] = self.spec.of(requests)
-        logits = np.asarray(_logits(WeightNet(self.cfg.hidden), self.params, features))
-        return np.asarray(in_simplex(logits[:len(requests)], given))
+        there = np.ones((size, len(ASPECTS)), bool)
+        there[:len(requests)] = given
+        weights = _weights(WeightNet(self.cfg.hidden), self.params, features, there)
+        return np.asarray(weights)[:len(requests)]
 
     def scores(self, requests: Sequence[JudgeRequest], scores: np.ndarray,
                given: np.ndarray) -> np.ndarray:
@@ -211,9 +214,13 @@ def fit_weighting(pairs: Pairs, spec: FeatureSpec, cfg: WeightingConfig, *, seed
     if not len(pairs.better):
         raise InputError("no pair of candidates has a known better one: stage B has "
                          "nothing to learn from; judge more requests")
-    difference = (pairs.better - pairs.worse).astype(np.float32)
-    params, course = _train(WeightNet(cfg.hidden), cfg, jax.random.key(seed),
-                            pairs.features, pairs.given, difference)
+    count, size = len(pairs.better), _LEAST_PAIRS
+    while size < count:  # sizes double, for few compilations
+        size *= 2
+    rows = [np.resize(values, (size, values.shape[1])) for values in (
+        pairs.features, pairs.given, pairs.better - pairs.worse)]
+    params, course = _train(WeightNet(cfg.hidden), cfg, jax.random.key(seed), *rows,
+                            np.int32(count))
     return Weighting(spec, cfg, jax.tree.map(np.asarray, params)), np.asarray(course)
 
 
@@ -252,13 +259,15 @@ def bradley_terry_objective(logits: Array, given: Array, difference: Array, *,
     return loss, -loss
 
 
-_logits: Callable[[WeightNet, Any, Array], Array] = jax.jit(
-    lambda net, params, features: net.apply(params, features), static_argnums=0)
+@functools.partial(jax.jit, static_argnames="net")
+def _weights(net: WeightNet, params: Any, features: Array, given: Array) -> Array:
+    logits: Any = net.apply(params, features)
+    return in_simplex(logits, given)
 
 
 @functools.partial(jax.jit, static_argnames=("net", "cfg"))
 def _train(net: WeightNet, cfg: WeightingConfig, rng: Array, features: Array,
-           given: Array, difference: Array) -> tuple[Any, Array]:
+           given: Array, difference: Array, count: Array) -> tuple[Any, Array]:
     optimizer = optax.adam(cfg.learning_rate)
     rng, begin = jax.random.split(rng)
     heat = jnp.log(jnp.float32(cfg.temperature))
@@ -266,7 +275,7 @@ def _train(net: WeightNet, cfg: WeightingConfig, rng: Array, features: Array,
 
     def objective(params: Any, rows: Array, key: Array) -> tuple[Array, Array]:
         own, heat = params
-        logits = net.apply(own, features[rows])
+        logits: Any = net.apply(own, features[rows])
         if cfg.method == "reinforce":
             return reinforce_objective(logits, given[rows], difference[rows], key,
                                        draws=cfg.draws, spread=cfg.spread)
@@ -276,7 +285,7 @@ def _train(net: WeightNet, cfg: WeightingConfig, rng: Array, features: Array,
     def step(carry: tuple[Any, Any], key: Array):
         params, state = carry
         rows_key, draw_key = jax.random.split(key)
-        rows = jax.random.randint(rows_key, (cfg.batch,), 0, len(features))
+        rows = jax.random.randint(rows_key, (cfg.batch,), 0, count)
         gradient, figure = jax.grad(objective, has_aux=True)(params, rows, draw_key)
         updates, state = optimizer.update(gradient, state, params)
         return (optax.apply_updates(params, updates), state), figure
