@@ -39,7 +39,7 @@ from typing import Any
 
 import numpy as np
 
-from oxyrec_jax import artifacts, metrics, quickstart, workflow
+from oxyrec_jax import artifacts, metrics, quickstart, workflow, workspace
 from oxyrec_jax.config import Experiment
 from oxyrec_jax.data.dataset import Dataset, load_dataset
 from oxyrec_jax.data.prepare import DataConfig
@@ -168,11 +168,7 @@ def run(workdir: pathlib.Path, base: workflow.Workspace, name: str, scenario: st
     if name.startswith("tuned-"):
         cfg = dataclasses.replace(cfg, train=dataclasses.replace(
             cfg.train, start_from=str(workdir.resolve() / "pre-trained")))
-    space = workflow.open_workspace(folder, cfg)
-    for part in (base.data, base.semantic_ids):
-        if not (folder / part.name).exists():
-            (folder / part.name).symlink_to(
-                pathlib.Path("..", base.folder.name, part.name))
+    space = workspace.share(workflow.open_workspace(folder, cfg), base)
     workflow.train(space)
     ready = workflow.load(space)
     asked = targets_in(ready.dataset, "train", [scenario] if scenario else [])

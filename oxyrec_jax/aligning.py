@@ -16,18 +16,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from oxyrec_jax import parallel, progress
+from oxyrec_jax import artifacts, parallel, progress
 from oxyrec_jax.base import InputError
 from oxyrec_jax.config import Experiment
 from oxyrec_jax.data.align_requests import AlignRequests
+from oxyrec_jax.data.dataset import load_dataset
+from oxyrec_jax.data.profiles import load_profiles
 from oxyrec_jax.decode.recommend import recommend
 from oxyrec_jax.decode.rollout import first_items
-from oxyrec_jax.ready import Ready, load, starting_parameters
+from oxyrec_jax.judge_requests import LogRequests
+from oxyrec_jax.judging import load_judge, of_targets
+from oxyrec_jax.models.scorer import Scorer
+from oxyrec_jax.ranking import catalogue_digest, load_ranker
+from oxyrec_jax.ready import Ready, load, starting_parameters, texts_of
 from oxyrec_jax.rewards import mapping as rewards_lib
 from oxyrec_jax.train import align as align_lib
 from oxyrec_jax.train import parameters
-from oxyrec_jax.train.align_loop import Setting, align_run
-from oxyrec_jax.train.signals import OF_VECTORS, SignalSources, check_names
+from oxyrec_jax.train.align_loop import Judge, Setting, align_run
+from oxyrec_jax.train.align_settings import AlignConfig
+from oxyrec_jax.train.signals import (OF_RANKER, OF_VECTORS, SignalSources,
+                                      check_names)
 from oxyrec_jax.validation import validate
 from oxyrec_jax.workspace import Workspace, begin_run, open_workspace, share
 
@@ -79,24 +87,71 @@ def _settings(space: Workspace, ready: Ready) -> dict[str, Any]:
     """JSON values by which a run of the work directory knows itself."""
     return {"train": dataclasses.asdict(space.cfg.train),
             "model": dataclasses.asdict(ready.model.cfg),
-            "widths": list(ready.model.widths)}
+            "widths": list(ready.model.widths), **texts_of(space.cfg)}
 
 
 def _setting(space: Workspace, ready: Ready, seed: int, start: Any,
              mesh: jax.sharding.Mesh) -> Setting:
     cfg = space.cfg.align
-    signals_of = _sources(space, ready)
-    requests = _requests(space, ready, "train", cfg.batch, cfg.logged, seed)
+    ready, ranker = _with_ranker(space, ready)
+    signals_of = _sources(space, ready, ranker)
+    requests = _requests(space, ready, signals_of, "train", cfg.batch, cfg.logged, seed)
     preferred = first_items(ready.leaves)
     mapping = _mapping(space, ready, seed, start, requests, signals_of, mesh)
     return Setting(
         ready.model, ready.catalogue, preferred, requests, signals_of, mapping,
-        functools.partial(_held_out, space, ready, signals_of, mapping, preferred))
+        functools.partial(_held_out, space, ready, signals_of, mapping, preferred),
+        _judge(space), _digests(cfg))
 
 
-def _sources(space: Workspace, ready: Ready) -> SignalSources:
+def _with_ranker(space: Workspace, ready: Ready) -> tuple[Ready, Scorer | None]:
+    """The ranking model, and a data set whose batches hold what it reads."""
+    folder = space.cfg.align.ranker
+    if not folder:
+        return ready, None
+    scorer = load_ranker(folder)
+    if scorer.catalogue != catalogue_digest(ready.dataset):
+        raise InputError(f"align.ranker: the ranking model in {folder} learnt another "
+                         f"item table than {space.data} holds; train one on the same "
+                         "data")
+    asked = open_workspace(pathlib.Path(folder), None).cfg.model.profile
+    own = space.cfg.model.profile
+    if asked and own and asked != own:
+        raise InputError(f"align.ranker: the ranking model in {folder} reads the "
+                         f"profile {', '.join(asked)}, this network "
+                         f"{', '.join(own)}; a batch holds one of them")
+    if asked and not own:
+        ready = dataclasses.replace(ready, dataset=dataclasses.replace(
+            ready.dataset, profiles=load_profiles(ready.dataset, asked)))
+    return ready, scorer
+
+
+def _judge(space: Workspace) -> Judge | None:
+    folder = space.cfg.align.judge
+    if not folder:
+        return None
+    if not space.cfg.align.two_streams:
+        raise InputError(f"align.judge is set, and {space.cfg.align.policy.method} "
+                         "takes no semantic rewards; use align.policy.method=a2po, "
+                         "reward-sum or advantage-sum, or leave the judge out")
+    base = open_workspace(pathlib.Path(folder), None)
+    judge = load_judge(base, space.cfg.judge.kind, share=space.cfg.judge.share)
+    return of_targets(judge, LogRequests(load_dataset(space.data)), "train")
+
+
+def _digests(cfg: AlignConfig) -> dict[str, Any]:
+    """What the ranking model and the judge were when a run began."""
+    found = {}
+    if cfg.ranker:
+        base = open_workspace(pathlib.Path(cfg.ranker), None)
+        found["ranker"] = artifacts.value_digest(artifacts.read_json(
+            base.run(base.cfg.seeds[0]) / "best" / artifacts.MANIFEST))
+    return found
+
+
+def _sources(space: Workspace, ready: Ready, ranker: Scorer | None) -> SignalSources:
     names, vectors = tuple(space.cfg.align.reward), ready.ids.embeddings
-    check_names(names, vectors=vectors is not None, ranker=False)
+    check_names(names, vectors=vectors is not None, ranker=ranker is not None)
     instructed = "instruction" in ready.model.columns
     if vectors is not None and instructed:
         table = ready.dataset.instructions
@@ -104,15 +159,18 @@ def _sources(space: Workspace, ready: Ready) -> SignalSources:
     needed = any(name in OF_VECTORS for name in names)
     return SignalSources(
         ready.catalogue.tables.codes,
-        jnp.asarray(vectors, jnp.float32) if needed else None, None, names, instructed)
+        jnp.asarray(vectors, jnp.float32) if needed else None,
+        ranker if any(name in OF_RANKER for name in names) else None, names, instructed)
 
 
-def _requests(space: Workspace, ready: Ready, split: str, batch: int, logged: int,
-              seed: int) -> AlignRequests:
-    cfg = space.cfg
+def _requests(space: Workspace, ready: Ready, signals_of: SignalSources, split: str,
+              batch: int, logged: int, seed: int) -> AlignRequests:
+    cfg, columns = space.cfg, ready.model.columns
+    if signals_of.ranker is not None:
+        columns = tuple(dict.fromkeys([*columns, *signals_of.ranker.columns]))
     return AlignRequests(
         ready.dataset, batch=batch, logged=logged, split=split, seed=seed,
-        history=cfg.train.pipeline.history, columns=ready.model.columns,
+        history=cfg.train.pipeline.history, columns=columns,
         long=cfg.model.retrieval.events, behaviour=cfg.instructions.behaviour,
         scenarios=cfg.train.pipeline.scenarios, process_index=jax.process_index(),
         process_count=jax.process_count())
@@ -166,7 +224,7 @@ def rewards_of_lists(space: Workspace, ready: Ready, signals_of: SignalSources,
     cfg = space.cfg.align
     count = len(ready.dataset.targets(split))
     size = min(256, count, cfg.held_out)
-    requests = _requests(space, ready, split, size, 0, 0)
+    requests = _requests(space, ready, signals_of, split, size, 0, 0)
     wanted = min(count, cfg.held_out) // size * size
     numbers = np.linspace(0, count - 1, wanted).astype(np.int64)
     sums = np.zeros(2 + len(mapping.names))
@@ -190,6 +248,27 @@ def _rewards(signals_of: SignalSources, mapping: rewards_lib.RewardMapping,
     found = rewards_lib.unify(mapping, signals_of(batch, preferred[leaves]),
                               batch["scenario"])
     return found.total, found.parts
+
+
+def worth(space: Workspace, trained: Mapping[str, Any], reward: pathlib.Path,
+          split: str = "test") -> dict[str, dict[str, float]]:
+    """What the lists of trained parameters are worth under one reward, to compare them.
+
+    Args:
+      space: an alignment's work directory, whose components and sources are taken.
+      trained: parameters by a name.
+      reward: folder `reward` of the run whose fitted normalisers are taken.
+      split: of which requests, `align.held_out` at most.
+
+    Returns:
+      For each name the figures of `rewards_of_lists`.
+    """
+    ready, ranker = _with_ranker(space, load(space))
+    signals_of = _sources(space, ready, ranker)
+    mapping = rewards_lib.load_mapping(reward)
+    return {name: rewards_of_lists(space, ready, signals_of, mapping,
+                                   first_items(ready.leaves), params, split)
+            for name, params in trained.items()}
 
 
 def begin(folder: pathlib.Path, start_from: str) -> Experiment:

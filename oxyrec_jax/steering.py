@@ -10,7 +10,7 @@ from oxyrec_jax.base import InputError
 from oxyrec_jax.evaluate import following, retrieval
 from oxyrec_jax.evaluate import rows as split_rows
 from oxyrec_jax.evaluate.generator import recommend_split
-from oxyrec_jax.ready import Ready, load, parameters
+from oxyrec_jax.ready import Ready, instruction_table_of, load, parameters
 from oxyrec_jax.workspace import Workspace
 
 
@@ -65,12 +65,15 @@ def follow(space: Workspace, split: str = "test", *, experts: bool = True
         raise InputError(f"beams is {cfg.beams}, and following is judged on lists of "
                          f"{following.K}; set beams={following.K}")
     lists: dict[str, dict[str, np.ndarray]] = {}
+    ready = load(space, instructions=following.KINDS[0])
+    trained = {seed: parameters(space, ready, seed) for seed in cfg.seeds}
     for kind in following.KINDS:
-        ready = load(space, instructions=kind)
+        asked = ready.dataset.with_instructions(
+            instruction_table_of(space, ready.dataset, kind))
         lists[kind] = {}
-        for seed in cfg.seeds:
+        for seed, params in trained.items():
             found, _ = recommend_split(
-                ready.model, parameters(space, ready, seed), ready.dataset, split,
+                ready.model, params, asked, split,
                 ready.catalogue, ready.leaves, history=cfg.train.pipeline.history,
                 beams=cfg.beams, experts=experts, behaviour=cfg.instructions.behaviour,
                 what=f"recommending with texts {kind}, seed {seed}")

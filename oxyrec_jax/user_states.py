@@ -10,6 +10,7 @@ import numpy as np
 
 from oxyrec_jax import progress
 from oxyrec_jax.base import InputError
+from oxyrec_jax.data import schema
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.data.shop import observed
 from oxyrec_jax.data.shop.prepare import SOURCE
@@ -179,7 +180,7 @@ class LogStates:
             return none, none, none
         query, owner = np.asarray(self.dataset.column("query")), self._owner()
         # The events of one request repeat its words.
-        fresh = (query >= 0) & _begins(self.dataset, owner)
+        fresh = (query >= 0) & _opens(self.dataset)
         return (owner[fresh], None if self.times is None else self.times[fresh],
                 query[fresh])
 
@@ -213,19 +214,13 @@ def request_times(dataset: Dataset) -> np.ndarray:
 
 def request_begins(dataset: Dataset) -> np.ndarray:
     """Returns the first event of each event's request, `[E]` int64."""
-    counts = np.diff(dataset.offsets())
-    begins = _begins(dataset, np.repeat(np.arange(len(counts)), counts))
-    return np.flatnonzero(begins)[np.cumsum(begins) - 1]
+    opens = _opens(dataset)
+    return np.flatnonzero(opens)[np.cumsum(opens) - 1]
 
 
-def _begins(dataset: Dataset, owner: np.ndarray) -> np.ndarray:
-    """Which events are the first of their request, `[E]` bool."""
-    begins = np.ones(len(owner), bool)
-    if "request" in dataset.columns:
-        request = np.asarray(dataset.column("request"))
-        begins[1:] = ((owner[1:] != owner[:-1]) | (request[1:] != request[:-1])
-                      | (request[1:] < 0))
-    return begins
+def _opens(dataset: Dataset) -> np.ndarray:
+    request = dataset.column("request") if "request" in dataset.columns else None
+    return schema.opens_request(dataset.offsets(), request)
 
 
 def _day(time: int) -> str:

@@ -13,7 +13,7 @@ from oxyrec_jax.closed_loop.policies import Arm
 from oxyrec_jax.data import pipeline
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.data.event_rows import CALENDAR
-from oxyrec_jax.decode.recommend import recommend
+from oxyrec_jax.decode.recommend import recommend, with_item_keys
 from oxyrec_jax.models.generator import Generator
 from oxyrec_jax.tokenizer.catalogue import Catalogue
 from oxyrec_jax.tokenizer.trie import Leaves
@@ -201,8 +201,20 @@ def generator_arm(name: str, model: Generator, params: Any, dataset: Dataset,
     if dataset.profiles is not None:
         profiles = jnp.asarray(dataset.profiles.rows)
     prices = dataset.item_table()["price"].to_numpy().astype(np.float32)
+    params = jax.device_put(params)
     arrays = GeneratorArrays(
-        jax.device_put(params), catalogue, jnp.asarray(leaves.offsets, jnp.int32),
+        params, with_item_keys(model, params, catalogue),
+        jnp.asarray(leaves.offsets, jnp.int32),
         jnp.asarray(leaves.items, jnp.int32), jnp.asarray(prices), profiles, texts)
     policy = GeneratorPolicy(model, slate, beams, recent, start, asked or 0, experts)
     return Arm(name, policy, arrays)
+
+
+def with_params(arm: Arm, params: Any) -> Arm:
+    """The same arm with other parameters, such as those of a training that goes on; it
+    serves through the program that is compiled already."""
+    if not isinstance(arm.arrays, GeneratorArrays):
+        raise TypeError(f"{arm.name} is served by {type(arm.policy).__name__}, which "
+                        "has no parameters")
+    return dataclasses.replace(arm, arrays=dataclasses.replace(arm.arrays,
+                                                               params=params))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from oxyrec_jax.data import schema
 from oxyrec_jax.data.dataset import Dataset, Shard
 
 BEYOND = (20, 100, 500)  # events
@@ -67,14 +68,8 @@ def last_seen(log: Dataset, category: np.ndarray | None,
 
 def _openings(rows: dict[str, np.ndarray], offsets: np.ndarray) -> np.ndarray:
     """Returns the first event of each event's request, `[E]` int64."""
-    place = np.arange(offsets[-1])
-    if "request" not in rows:
-        return place
-    starts = np.ones(len(place), bool)
-    request = rows["request"]
-    starts[1:] = (request[1:] != request[:-1]) | (request[1:] < 0)
-    starts[offsets[:-1]] = True
-    return np.maximum.accumulate(np.where(starts, place, 0))
+    opens = schema.opens_request(offsets, rows.get("request"))
+    return np.maximum.accumulate(np.where(opens, np.arange(len(opens)), 0))
 
 
 def _gaps(key: np.ndarray, offsets: np.ndarray, target: np.ndarray,

@@ -108,3 +108,18 @@ def item_table(columns: Mapping[str, Sequence | pa.Array]) -> pa.Table:
             arrays[name] = pa.array(values, kind)
     extra = {name: columns[name] for name in columns if name not in ITEM_FIELDS}
     return pa.table({**arrays, **extra})
+
+
+def opens_request(offsets: np.ndarray, request: np.ndarray | None) -> np.ndarray:
+    """Which events are the first of their request, `[E]` bool.
+
+    Args:
+      offsets: `[S+1]` int, where each sequence begins.
+      request: `[E]` int, numbers of the requests, negative where an event has none and
+        stands for itself; None: of all.
+    """
+    opens = np.ones(int(offsets[-1]), bool)
+    if request is not None:
+        opens[1:] = (request[1:] != request[:-1]) | (request[1:] < 0)
+        opens[offsets[:-1]] = True
+    return opens

@@ -1,5 +1,6 @@
 """From histories to ranked semantic IDs: the generator in the beam search."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -10,6 +11,7 @@ from oxyrec_jax.base import Array
 from oxyrec_jax.decode.beam import Beams, beam_search
 from oxyrec_jax.decode.sampling import Sampling
 from oxyrec_jax.models.generator import Generator, Mixture
+from oxyrec_jax.models.tables import ItemTables
 from oxyrec_jax.tokenizer import trie as trie_lib
 from oxyrec_jax.tokenizer.catalogue import Catalogue
 
@@ -78,6 +80,25 @@ def recommend(model: Generator, params: Any, batch: dict[str, Array],
 
     return beam_search(mixed_step, (), trie, beams=beams, batch=size,
                        sampling=sampling)
+
+
+def with_item_keys(model: Generator, params: Any, catalogue: Catalogue) -> Catalogue:
+    """The catalogue with what retrieval compares items by, made once for many calls.
+
+    A network that retrieves nothing gets its catalogue back. The keys belong to these
+    parameters; others need theirs.
+    """
+    if not model.cfg.retrieval.events:
+        return catalogue
+    keys = _item_keys(model, params, catalogue.tables)
+    return dataclasses.replace(catalogue, tables=dataclasses.replace(
+        catalogue.tables, keys=keys))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _item_keys(model: Generator, params: Any, tables: ItemTables) -> Array:
+    found: Any = model.apply({"params": params}, tables, method="item_keys")
+    return found
 
 
 def _legal_log_softmax(logits: Array, legal: Array) -> Array:

@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from oxyrec_jax import metrics
+from oxyrec_jax.data import schema
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.data.shop.instructions import InstructionSource, instruction_texts
 from oxyrec_jax.evaluate.rows import Targets
@@ -88,7 +89,8 @@ def requests_of(dataset: Dataset, targets: Targets, source: InstructionSource
     before = np.maximum(request - 1, 0)
     same = (request > 0) & (sequence[before] == sequence[request])
     new = ~same | (need[before] != need[request])
-    first = dataset.column("request")[np.maximum(targets.place - 1, 0)] != request
+    first = schema.opens_request(dataset.offsets(), dataset.column("request"))[
+        targets.place]
     context = np.array(table["kind"])[own] == "context"
     return Requests(
         dict(zip(GROUPS, (np.ones(len(request), bool), context,

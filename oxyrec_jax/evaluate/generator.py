@@ -10,7 +10,7 @@ from oxyrec_jax.base import InputError
 from oxyrec_jax.data import pipeline
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.decode.beam import expand_items
-from oxyrec_jax.decode.recommend import recommend
+from oxyrec_jax.decode.recommend import recommend, with_item_keys
 from oxyrec_jax.evaluate.evaluation import Recommendations
 from oxyrec_jax.models.generator import Generator
 from oxyrec_jax.tokenizer.catalogue import Catalogue
@@ -58,6 +58,7 @@ def recommend_split(model: Generator, params: Any, dataset: Dataset, split: str,
                                     long=model.cfg.retrieval.events,
                                     behaviour=behaviour, only=only)
     params = jax.device_put(params)
+    catalogue = with_item_keys(model, params, catalogue)
     for number, rows in enumerate(progress.track(batches, what)):
         if number % every:
             continue

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from oxyrec_jax import artifacts, parallel, progress
@@ -146,7 +147,7 @@ class _Run:
         whole = parallel.replicated(mesh)
         self.tables = jax.device_put((setting.catalogue, setting.preferred,
                                       setting.signals_of, setting.mapping), whole)
-        optimizer = step_lib.make_optimizer(cfg.optimizer, cfg.steps * cfg.updates)
+        optimizer = _optimizer(cfg)
         first = parallel.global_batch(setting.requests[0], mesh)
         state, shardings = step_lib.init_state(setting.model, optimizer, first,
                                                self.tables[0], mesh, seed=seed,
@@ -159,11 +160,9 @@ class _Run:
         self.params, self.moments = state.params, state.optimizer
         self.shardings = (shardings.params, shardings.optimizer,
                           shardings.params if cfg.renewal > 1 else ())
-        self.draw = jax.jit(functools.partial(align.draw, setting.model, cfg))
-        self.appraise = jax.jit(functools.partial(align.appraise, setting.model, cfg))
-        self.update = jax.jit(
-            functools.partial(align.update, setting.model, cfg, optimizer),
-            donate_argnums=(0, 1), out_shardings=(*self.shardings[:2], whole))
+        leaves, tree = jax.tree.flatten(self.shardings[:2])
+        self.draw, self.appraise, self.update = _programs(
+            setting.model, cfg.compiled(), mesh, tuple(leaves), tree)
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.log, self.watch, self.shares = RunLog(folder), Watch(cfg), Shares()
         self.done, self.best_step, self.best, self.stale = 0, 0, -math.inf, 0
@@ -334,6 +333,27 @@ class _Run:
         self.watch.recall(facts["watch"])
         self.log.truncate(self.done)
         _log.info("continuing %s after experience %d", self.folder, self.done)
+
+
+def _optimizer(cfg: AlignConfig) -> optax.GradientTransformation:
+    return step_lib.make_optimizer(cfg.optimizer, cfg.steps * cfg.updates)
+
+
+@functools.lru_cache(maxsize=8)
+def _programs(model: Generator, cfg: AlignConfig, mesh: Mesh, leaves: tuple,
+              tree: Any) -> tuple[Callable, Callable, Callable]:
+    """Draw, appraise and update, which several runs of a process share.
+
+    Args:
+      model, cfg, mesh: what they are compiled for.
+      leaves, tree: flat, the shardings of parameters and moments.
+    """
+    shardings = jax.tree.unflatten(tree, leaves)
+    return (jax.jit(functools.partial(align.draw, model, cfg)),
+            jax.jit(functools.partial(align.appraise, model, cfg)),
+            jax.jit(functools.partial(align.update, model, cfg, _optimizer(cfg)),
+                    donate_argnums=(0, 1),
+                    out_shardings=(*shardings, parallel.replicated(mesh))))
 
 
 def read_outcome(folder: pathlib.Path) -> dict[str, Any]:

@@ -56,6 +56,11 @@ class AlignConfig:
       policy: the objective.
       anchor: weight of the next-code loss on the logged choice.
       reward: its components by the name of their signal, see `train.signals`.
+      ranker: work directory of a trained ranking model, for the components that need
+        one; "": none.
+      judge: work directory where `oxyrec judge` made the judge that the experiment's
+        judge.kind names, for the methods of two streams; "": none. Its settings
+        (judge.share) say how many groups it sees.
       fit: requests whose candidates, logged and drawn by the reference, the reward's
         normalisers are fitted to.
       optimizer: how parameters move.
@@ -82,6 +87,8 @@ class AlignConfig:
     anchor: float = 0.1
     reward: Mapping[str, Component] = dataclasses.field(
         default_factory=lambda: {"tokens": Component("none")})
+    ranker: str = ""
+    judge: str = ""
     fit: int = 512
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-4, warmup=10,
                                                  schedule="constant", weight_decay=0.0)
@@ -112,6 +119,15 @@ class AlignConfig:
             if not good:
                 raise InputError(f"align.{name} is {getattr(self, name)!r}, expected "
                                  f"{expected}")
+
+    def __hash__(self) -> int:
+        return hash(repr(self))  # mappings have none
+
+    def compiled(self) -> "AlignConfig":
+        """The same for the compiled programs, which do not read the other fields."""
+        return dataclasses.replace(
+            self, log_every=1, evaluate_every=1, checkpoint_every=1, patience=0, fit=1,
+            held_out=1, alarms=Alarms(), metric="", guard="", ranker="", judge="")
 
     @property
     def logged(self) -> int:

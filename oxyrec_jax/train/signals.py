@@ -15,7 +15,8 @@
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +30,6 @@ OF_VECTORS = ("relevance", "diversity")
 OF_RANKER = ("click", "conversion", "value")
 AVAILABLE = (*OF_LOG, *OF_VECTORS, *OF_RANKER)
 
-# Calibrated "click", "cart", "order", "value" `[B, G]` of items `[B, G]`; a pytree.
-Ranker = Callable[[Batch, Array], dict[str, Array]]
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +39,15 @@ class SignalSources:
     Attributes:
       codes: `[N, T]` int32, the semantic IDs.
       vectors: `[N, D]` float, of the items; None: no signal needs them.
-      ranker: the ranking model; None: no signal needs it.
+      ranker: a `models.scorer.Scorer`, or any pytree that is called like it and has
+        its `columns`; None: no signal needs one.
       names: which signals are wanted.
       instructed: the batch holds instructions in the space of `vectors`.
     """
 
     codes: Array
     vectors: Array | None
-    ranker: Ranker | None
+    ranker: Any
     names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
     instructed: bool = dataclasses.field(default=False, metadata={"static": True})
 
@@ -82,7 +81,7 @@ class SignalSources:
         return {name: found[name].astype(jnp.float32) for name in self.names}
 
     def _ranked(self, batch: Batch, items: Array) -> dict[str, Array]:
-        expected = self.ranker(batch, items)  # type: ignore[misc]
+        expected = self.ranker(batch, items)
         return {"click": expected["click"], "value": expected["value"],
                 "conversion": components.conversion_reward(
                     expected["click"], expected["cart"], expected["order"])}

@@ -14,6 +14,7 @@ import tiny_world
 from oxyrec_jax import losses
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data import pipeline
+from oxyrec_jax.decode.recommend import recommend, with_item_keys
 from oxyrec_jax.models import retrieval
 from oxyrec_jax.models.instructions import InstructionConfig
 from oxyrec_jax.train.objective import ObjectiveConfig, supervised_loss
@@ -109,6 +110,18 @@ def test_keys_given_in_advance_are_those_computed():
     one, other = (model.apply({"params": params}, batch, tables, method="retrieve")
                   for tables in (catalogue.tables, ready))
     np.testing.assert_array_equal(one, other)
+
+
+def test_a_search_with_keys_made_once_finds_what_it_finds_without():
+    model, catalogue, params, batch = world()
+    ready = with_item_keys(model, params, catalogue)
+    assert ready.tables.keys is not None and catalogue.tables.keys is None
+    one, other = (recommend(model, params, batch, items, beams=4)
+                  for items in (catalogue, ready))
+    np.testing.assert_array_equal(one.leaves, other.leaves)
+    np.testing.assert_array_equal(one.log_probs, other.log_probs)
+    plain = tiny_world.make_model()
+    assert with_item_keys(plain, None, catalogue) is catalogue
 
 
 def test_the_likelihood_does_not_train_the_retriever_and_q2i_does():
