@@ -68,6 +68,10 @@ class RankerConfig:
       price: reads the item's price in half octaves.
       matches: reads how far back in the history each item, and each of its kinds, was
         met last, and whether its kinds are the trigger's (ours).
+      drawn: items drawn evenly from the catalogue for each training request, which are
+        taken as not chosen (ours): a log shows what an old recommender thought good,
+        and a model that never met the rest scores it no lower.
+      drawn_weight: how much each of them counts, an item that was shown counting 1.
       calibration: "platt" (scale and shift of each logit), "temperature" (scale) or
         "none"; fitted on the validation split.
     """
@@ -78,12 +82,17 @@ class RankerConfig:
     kinds: tuple[str, ...] = ("category", "brand")
     price: bool = True
     matches: bool = True
+    drawn: int = 8
+    drawn_weight: float = 0.25
     calibration: str = "platt"
 
     def __post_init__(self) -> None:
         if not 0 <= self.alone <= 1:
             raise InputError(f"ranker.alone is {self.alone}, expected a share from 0 "
                              "to 1")
+        if self.drawn < 0 or self.drawn_weight < 0:
+            raise InputError(f"ranker.drawn is {self.drawn} and drawn_weight "
+                             f"{self.drawn_weight}, expected at least 0")
         if self.calibration not in ("platt", "temperature", "none"):
             raise InputError(f"ranker.calibration is {self.calibration!r}, expected "
                              "'platt', 'temperature' or 'none'")
@@ -180,7 +189,7 @@ class Ranker(nn.Module):
         return (*self.cfg.instructions.reads, *query)
 
     def __call__(self, batch: dict[str, Array], tables: ItemTables, *,
-                 train: bool = False) -> Array:
+                 train: bool = False, others: Array | None = None) -> Array:
         """Scores the items that requests showed, each seeing those before it.
 
         Args:
@@ -189,20 +198,28 @@ class Ranker(nn.Module):
           tables: what is known of every item, with `price` and `category`.
           train: dropout on, and some requests' items see themselves only; needs the
             "dropout" stream.
+          others: `[B, n]` int32, n <= C, items that were not shown; they see themselves
+            only, are seen by none, and stand at the places of the first n.
 
         Returns:
-          `[B, C, 3]` float32: the logits a, b, c of the funnel.
+          `[B, C + n, 3]` float32: the logits a, b, c of the funnel.
         """
         items, real = batch["candidates"], batch["target_mask"]
+        places = jnp.arange(items.shape[1])
+        if others is not None:
+            items = jnp.concatenate([items, others], axis=1)
+            places = jnp.concatenate([places, places[:others.shape[1]]])
+            real = jnp.concatenate([real, jnp.zeros(others.shape, bool)], axis=1)
         count = items.shape[1]
         own = jnp.eye(count, dtype=bool)
-        seen = (jnp.tril(jnp.ones((count, count), bool)) & real[:, None]) | own
+        listed = (jnp.arange(count) < batch["candidates"].shape[1])[:, None]
+        seen = (jnp.tril(listed & listed.T) & real[:, None]) | own
         if train and self.ranking.alone:
             alone = jax.random.bernoulli(self.make_rng("dropout"), self.ranking.alone,
                                          items.shape[:1])
             seen = jnp.where(alone[:, None, None], own, seen)
         context, known, place = self._context(batch, tables, train)
-        x = self._join(context, batch, items, jnp.arange(count), tables, train)
+        x = self._join(context, batch, items, places, tables, train)
         before = known.shape[2]
         allowed = jnp.concatenate([
             jnp.pad(known, ((0, 0), (0, 0), (0, count))),

@@ -202,7 +202,7 @@ def test_calibration_scales_and_shifts_each_logit():
 
 def test_the_loss_is_the_likelihood_of_how_far_each_item_got(world):
     model = dataclasses.replace(world.model, ranking=dataclasses.replace(
-        world.model.ranking, alone=0.0))
+        world.model.ranking, alone=0.0, drawn=0))
     batch = make_batch()
     total, terms = jax.jit(lambda params: ranking_loss(
         model, params, batch, world.catalogue, jax.random.key(0), None))(world.params)
@@ -215,6 +215,18 @@ def test_the_loss_is_the_likelihood_of_how_far_each_item_got(world):
     np.testing.assert_allclose(total.total, -np.log(chance[real]).sum(), rtol=1e-4)
     assert total.weight == real.sum() == terms["click"].weight
     assert terms["order"].weight == (batch["outcome"][real] >= 2).sum()
+
+
+def test_items_that_were_not_shown_see_themselves_and_are_not_seen(world):
+    batch, others = make_batch(), np.array([[11, 7]] * ROWS, np.int32)
+    ask = jax.jit(lambda others: world.model.apply(
+        {"params": world.params}, batch, world.tables, others=others))
+    found = ask(others)
+    np.testing.assert_allclose(found[:, :SHOWN], world.listed(batch), rtol=1e-4,
+                               atol=1e-5)
+    np.testing.assert_allclose(
+        found[:, SHOWN:], world.single(batch, others, np.arange(2)), rtol=1e-4,
+        atol=1e-5)
 
 
 def test_what_was_shown_and_not_reached_moves_nothing(world):
