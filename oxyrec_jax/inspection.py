@@ -5,10 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from oxyrec_jax import workflow
+from oxyrec_jax import artifacts, workflow
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data.dataset import load_dataset
 from oxyrec_jax.evaluate import evaluation
+from oxyrec_jax.rewards.judge.artefact import read_judge
 from oxyrec_jax.tokenizer import sid_table
 from oxyrec_jax.train.parameters import read_params
 from oxyrec_jax.train.run_log import read_log
@@ -21,8 +22,9 @@ def inspect(space: workflow.Workspace) -> dict[str, Any]:
       space: the work directory.
 
     Returns:
-      JSON values: "data", "semantic_ids", "model", "runs", "evaluations"; what is not
-      there or damaged stands as a sentence under "problem".
+      JSON values: "data", "semantic_ids", "model", "runs", "evaluations", and "judges"
+      where there are some; what is not there or damaged stands as a sentence under
+      "problem".
     """
     found: dict[str, Any] = {"workdir": str(space.folder), "experiment": space.cfg.name}
     found["data"] = _or_problem(lambda: _data(space))
@@ -33,6 +35,9 @@ def inspect(space: workflow.Workspace) -> dict[str, Any]:
     found["evaluations"] = {
         folder.name: _or_problem(lambda folder=folder: _headline(folder))
         for folder in sorted(space.evaluation("").glob("*"))}
+    if judges := sorted(space.folder.glob(f"judge/*/{artifacts.MANIFEST}")):
+        found["judges"] = {path.parent.name: _or_problem(
+            lambda path=path: _judge(path.parent)) for path in judges}
     return found | {"versions": workflow.versions()}
 
 
@@ -76,3 +81,8 @@ def _headline(folder: Any) -> dict[str, Any]:
     results = evaluation.read_evaluation(folder).results
     return {name: value for name, value in results.items()
             if name.endswith("@10") or name == "tie_policy"}
+
+
+def _judge(folder: Any) -> dict[str, Any]:
+    figures = read_judge(folder)[1]["figures"]
+    return {name: figures[name] for name in ("judge", "pair_auc", "point_acc")}

@@ -7,6 +7,7 @@
     semantic_ids.html  every figure of them explained; .json: the same
     train/seed<n>/     checkpoints, log, best          `train`
     evaluation/<split> figures and ranks               `evaluate`
+    judge/<kind>/      weights, records and figures of a judge     `judge`
     report.html                                        `report`
     experiment.json    the configuration of all of it
 """
