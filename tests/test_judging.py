@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny_workdir
 
-from oxyrec_jax import cli, judging, workspace
+from oxyrec_jax import cli, inspection, judging, workspace
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data.dataset import load_dataset
 from oxyrec_jax.judge_requests import LogRequests
@@ -72,6 +72,9 @@ def test_records_and_weights_of_a_bundle_are_checked_when_read(work, capsys, tmp
     copy = tmp_path / "judge"
     shutil.copytree(folder, copy)
     read_judge(copy)
+    space = workspace.open_workspace(work, None)
+    told = inspection.inspect(space)["judges"]["truth"]
+    assert told["pair_auc"] == found["pair_auc"]
     with open(copy / RECORDS, "a") as file:
         file.write("{}\n")
     with pytest.raises(InputError, match=RECORDS):
