@@ -1,6 +1,7 @@
 """Recommendations for a few requests: on the command line and in the report."""
 
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,13 +11,17 @@ import numpy as np
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data import event_rows, pipeline
 from oxyrec_jax.data.dataset import Dataset
+from oxyrec_jax.data.profiles import load_profiles
 from oxyrec_jax.decode.beam import expand_items
 from oxyrec_jax.decode.recommend import recommend as search
 from oxyrec_jax.instruction_store import Encoder, Read, read_one
 from oxyrec_jax.ready import Ready, load, parameters
+from oxyrec_jax.ranking import catalogue_digest, load_ranker
 from oxyrec_jax.report import Example
 from oxyrec_jax.tokenizer import sid_table
-from oxyrec_jax.workspace import Workspace
+from oxyrec_jax.workspace import Workspace, open_workspace
+
+FIGURES = ("click", "cart", "order", "value")  # by which a ranking model may order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +44,8 @@ class Asked:
 
 
 def recommend(space: Workspace, *, user: str | None = None,
-              items: Sequence[str] = (), k: int = 10, asked: Asked = Asked()
-              ) -> dict[str, Any]:
+              items: Sequence[str] = (), k: int = 10, asked: Asked = Asked(),
+              rerank: str = "", by: str = "value") -> dict[str, Any]:
     """Recommends for a user of the data set or for a history given by item ids.
 
     Args:
@@ -49,19 +54,25 @@ def recommend(space: Workspace, *, user: str | None = None,
       items: item ids of the log, oldest first, instead.
       k: how many items.
       asked: where and for what, for a network that reads instructions.
+      rerank: work directory of a ranking model that orders the beam anew; "": none.
+      by: its figure that orders, "click", "cart", "order" or "value".
 
     Returns:
       `history` and `recommendations`: lists of item id, title and, for the latter,
-      rank, semantic ID and log-probability in nats; `note`, a sentence where the
+      rank, semantic ID, log-probability in nats and, where a ranking model orders,
+      its `by`; `note`, a sentence where the
       history is longer than the model reads; and, of a network that reads instructions,
       `instruction`: its text, source ("asked", "store" or "default"), and version and
       age or why it is the default.
 
     Raises:
       InputError: an unknown user, item or scenario, an empty history, K above the
-        catalogue, or an instruction for a network that reads none.
+        catalogue, an instruction for a network that reads none, or a ranking model of
+        other items.
     """
     cfg, ready = space.cfg, load(space, live=True)
+    if rerank and by not in FIGURES:
+        raise InputError(f"--by {by}: expected one of {', '.join(FIGURES)}")
     count = int(ready.ids.live.sum())
     if not 1 <= k <= count:
         raise InputError(f"--k {k}: the catalogue has {count} items; ask for 1 to "
@@ -80,14 +91,20 @@ def recommend(space: Workspace, *, user: str | None = None,
     batch = _request(space, ready, history, asked, ids, user)
     if read is not None:
         batch["target_instruction"] = read.vector[None, None]
+    answer = _answers(space, ready, params, batch)[0]
+    scores = {}
+    if rerank:
+        scores = _scores(rerank, by, ready, history, asked, ids, user,
+                         [item for item, _ in answer])
+        answer = sorted(answer, key=lambda pair: -scores[pair[0]])
     return {
         "history": [{"item_id": ids[item], "title": titles[item]} for item in history],
         "recommendations": [
             {"rank": place + 1, "item_id": ids[item], "title": titles[item],
              "semantic_id": ready.ids.codes[item].tolist(),
-             "log_prob": round(log_prob, 4)}
-            for place, (item, log_prob) in
-            enumerate(_answers(space, ready, params, batch)[0][:k])],
+             "log_prob": round(log_prob, 4),
+             **({by: round(scores[item], 6)} if rerank else {})}
+            for place, (item, log_prob) in enumerate(answer[:k])],
         "note": note, **({} if read is None else {"instruction": read.told})}
 
 
@@ -111,6 +128,38 @@ def examples(space: Workspace, ready: Ready, count: int) -> list[Example]:
             [item for item, _ in answer[:10]],
             [log_prob for _, log_prob in answer[:10]], int(batch["targets"][row, 0])))
     return found
+
+
+def _scores(folder: str, by: str, ready: Ready, history: np.ndarray, asked: Asked,
+            ids: Sequence[str], user: str | None, items: Sequence[int]
+            ) -> dict[int, float]:
+    """What a ranking model says of each item of a beam for one request."""
+    scorer = load_ranker(folder)
+    if scorer.catalogue != catalogue_digest(ready.dataset):
+        raise InputError(f"--rerank {folder}: the ranking model there learnt another "
+                         f"item table than {ready.dataset.folder} holds; train one on "
+                         "the same data")
+    new = [ids[item] for item in items if item >= ready.dataset.num_items]
+    if new:
+        raise InputError(f"--rerank {folder}: the ranking model there does not know "
+                         f"{new[0]}, which was added later; recommend without it")
+    space = open_workspace(pathlib.Path(folder), None)
+    names = space.cfg.model.profile
+    dataset = dataclasses.replace(ready.dataset, profiles=load_profiles(
+        ready.dataset, names) if names else None)
+    known = {f"target_{name}": getattr(asked, name) for name in
+             ("scenario", "trigger")}
+    mine = Asked(**{name.removeprefix("target_"): value for name, value in
+                    known.items() if name in scorer.reads})
+    model: Any = scorer.model
+    batch = _request(space, dataclasses.replace(
+        ready, model=model, dataset=dataset), history, mine, ids, user)
+    if "target_query" in scorer.reads:
+        batch["target_query"] = np.full((1, 1), -1, np.int32)
+    found = jax.jit(scorer.__class__.__call__)(
+        scorer, {name: batch[name] for name in scorer.reads},
+        np.array([items], np.int32))[by]
+    return dict(zip(items, np.asarray(found)[0].tolist()))
 
 
 def _request(space: Workspace, ready: Ready, history: np.ndarray, asked: Asked,

@@ -155,7 +155,7 @@ class Tokenize(Verb):
 
 @dataclasses.dataclass(frozen=True)
 class Train(Verb):
-    """Train the generator; killed and started again, it continues.
+    """Train the generator or a ranking model; killed and started again, it continues.
 
     Examples:
     $ oxyrec train --workdir runs/beauty --seed 0
@@ -295,7 +295,8 @@ class Judge(Verb):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate(Verb):
-    """Judge the trained runs beside untrained baselines.
+    """Judge the trained runs beside untrained baselines; a ranking model beside the
+    truth of a simulated shop.
 
     Examples:
     $ oxyrec evaluate --workdir runs/beauty --json
@@ -352,6 +353,7 @@ class Recommend(Verb):
     trigger: Annotated[str | None, arg(
         metavar="ITEM", help_behavior_hint="",
         help="Item id of what opened the scenario.")] = None
+    $ oxyrec recommend --workdir runs/shop --user user-00000017 --rerank runs/ranker
     instruction: Annotated[str | None, arg(
         metavar="TEXT", help_behavior_hint="",
         help="What is wanted, in words. These three are for a network that reads "
@@ -361,7 +363,8 @@ class Recommend(Verb):
         from oxyrec_jax import workflow
         asked = workflow.Asked(self.scenario, self.trigger, self.instruction)
         return workflow.recommend(self.space(), user=self.user, items=self.items,
-                                  k=self.k, asked=asked)
+                                  k=self.k, asked=asked, rerank=self.rerank,
+                                  by=self.by)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -370,6 +373,11 @@ class Report(Verb):
 
     Example:
     $ oxyrec report --workdir runs/beauty
+    rerank: Annotated[str, arg(
+        metavar="FOLDER", help_behavior_hint="", help="Work directory of a ranking "
+        "model (docs/ranking.md) that orders the beam's items anew.")] = ""
+    by: Annotated[str, arg(help="What it orders by: click, cart, order or value (price "
+                           "times the chance of an order).")] = "value"
     """
 
     def work(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from oxyrec_jax import artifacts, workflow
+from oxyrec_jax import artifacts, ranking, workflow
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data.dataset import load_dataset
 from oxyrec_jax.evaluate import evaluation
@@ -60,6 +60,8 @@ def _semantic_ids(space: workflow.Workspace) -> dict[str, Any]:
 
 
 def _model(space: workflow.Workspace) -> dict[str, Any]:
+    if space.cfg.ranker is not None:
+        return ranking.sizes(space)
     ready = workflow.load(space)
     batch = {name: jnp.zeros((1, 2), jnp.int32)
              for name in ("items", "segments", "targets", "target_positions")}

@@ -31,6 +31,11 @@ def show(found: Mapping[str, Any]) -> None:
         rest = {name: found[name] for name in
                 ("split", "protocol", "tie_policy", "training", "report")
                 if name in found}
+    if "ranking" in found:
+        console.print(_ranking(found["ranking"]))
+        rest = {name: found["ranking"][name] for name in ("split", "protocol", "counts",
+                                                          "notes")}
+        rest |= {"truth": found["ranking"].get("truth", {}), "page": found["page"]}
     if "following" in found:
         console.print(*_following(found["following"], found["level"]), sep="\n",
                       soft_wrap=True)
@@ -62,6 +67,22 @@ def _evaluation(found: Mapping[str, Any]) -> Table:
     for name, baseline in found["baselines"].items():
         table.add_row(name, *(f"{baseline[cell]:.4f}" if cell in baseline else "–"
                               for cell in cells))
+    return table
+
+
+def _ranking(found: Mapping[str, Any]) -> Table:
+    """Figures of a ranking model, by head and way of asking, beside the truth."""
+    names = ("auc", "gauc_user", "gauc_request", "log_loss", "ece")
+    table = Table("", *names, box=box.SIMPLE)
+    rows = [({"list": "in its list"}.get(mode, mode), cells)
+            for mode, cells in found["cells"].items()]
+    if "oracle" in found:
+        rows.append(("the truth", found["oracle"]))
+    for head in ("click", "cart", "order"):
+        for name, cells in rows:
+            values = (cells[f"{head}.{figure}"] for figure in names)
+            table.add_row(f"{head}, {name}", *("–" if value is None else f"{value:.4f}"
+                                               for value in values))
     return table
 
 
@@ -167,15 +188,17 @@ def _uncertainty(found: Mapping[str, Any]) -> list[str]:
 
 def _recommendations(found: Mapping[str, Any]) -> Table:
     title = Column("title", no_wrap=True, ratio=1)  # what the other columns leave
-    table = Table("rank", "item", title, "semantic ID", "log p (nats)", box=box.SIMPLE,
-                  expand=True)
+    by = [name for name in ("click", "cart", "order", "value")
+          if found["recommendations"] and name in found["recommendations"][0]]
+    table = Table("rank", "item", title, "semantic ID", "log p (nats)", *by,
+                  box=box.SIMPLE, expand=True)
     for row in found["history"][-_SEEN:]:
         seen = Text(str(row["item_id"])), Text(row["title"] or "")
         table.add_row("seen", *seen, "", "", style="dim")
     for row in found["recommendations"]:
         table.add_row(str(row["rank"]), Text(str(row["item_id"])),
                       Text(row["title"] or ""), "-".join(map(str, row["semantic_id"])),
-                      f"{row['log_prob']:.3f}")
+                      f"{row['log_prob']:.3f}", *(f"{row[name]:.4f}" for name in by))
     return table
 
 

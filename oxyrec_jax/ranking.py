@@ -178,6 +178,25 @@ def evaluate(space: Workspace, split: str = "test") -> dict[str, Any]:
     return {"ranking": results, "page": str(page)}
 
 
+def report(space: Workspace) -> dict[str, Any]:
+    """Writes the page of the last evaluation again; returns where it lies."""
+    found = [path for split in ("test", "valid")
+             if (path := space.folder / "ranking" / f"{split}.json").exists()]
+    if not found:
+        raise InputError(f"{space.folder / 'ranking'} holds no figures yet; run oxyrec "
+                         "evaluate with the same --workdir first")
+    return {"report": str(write_ranking_page(space.folder / "ranking.html",
+                                             artifacts.read_json(found[0])))}
+
+
+def sizes(space: Workspace) -> dict[str, Any]:
+    """How many parameters the first run has, in all and by part."""
+    params, _ = read_params(space.run(space.cfg.seeds[0]) / "best")
+    found = {name: sum(leaf.size for leaf in jax.tree.leaves(part))
+             for name, part in params.items()}
+    return {"parameters": sum(found.values()), "by_part": found}
+
+
 def load_ranker(workdir: str | pathlib.Path, seed: int | None = None) -> Scorer:
     """Opens a trained ranking model for use inside compiled programs.
 
@@ -235,7 +254,7 @@ def _with_prices(dataset: Dataset, tables: ItemTables, kinds: Sequence[str]
     for place, name in enumerate(kinds):
         words = [None if word is None else str(word)
                  for word in items[name].to_pylist()]
-        number = {word: row for row, word in enumerate(
+        number: dict[str | None, int] = {word: row for row, word in enumerate(
             sorted({word for word in words if word is not None}), 1)}
         found[:, place] = first
         found[:len(words), place] += [number.get(word, 0) for word in words]

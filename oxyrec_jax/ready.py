@@ -55,6 +55,11 @@ def load(space: Workspace, *, live: bool = False, instructions: str | None = Non
     """
     cfg = space.cfg
     need(space.data, "prepare")
+    if cfg.ranker is not None:
+        raise InputError(f"{space.folder} holds a ranking model, which is trained and "
+                         "evaluated there and re-orders what a generator recommends "
+                         "(oxyrec recommend --rerank); give the work directory of a "
+                         "generator")
     dataset = load_dataset(space.data)
     if cfg.beams > dataset.num_items:
         ks = ",".join(str(k) for k in cfg.evaluate.ks if k <= dataset.num_items)

@@ -165,6 +165,8 @@ def report(space: Workspace, *, examples: int = 8) -> dict[str, Any]:
     """Writes the HTML report of whatever is there; returns where it lies."""
     cfg = space.cfg
     dataset = load_dataset(space.data) if space.data.exists() else None
+    if cfg.ranker is not None:
+        return ranking.report(space)
     results = {}
     for folder in sorted(space.evaluation("").glob("*")):
         found = evaluation.read_evaluation(folder)

@@ -29,7 +29,7 @@ that it showed, see `request_rows`.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grain
@@ -142,9 +142,10 @@ class TrainSource:
                              f"processes (this is number {process_index}) cannot share "
                              "equally; make it a multiple")
         rows = np.asarray(dataset.split("train"))
-        make = {"packed": row_plans.Packed, "last": row_plans.Last,
-                "requests": request_rows.Requests}[cfg.mode]
-        self._plan: row_plans.Plan = make(dataset, rows, cfg, seed)
+        plans: dict[str, Callable[..., row_plans.Plan]] = {
+            "packed": row_plans.Packed, "last": row_plans.Last,
+            "requests": request_rows.Requests}
+        self._plan = plans[cfg.mode](dataset, rows, cfg, seed)
         self._local = cfg.batch // process_count
         self._skip, self._batch = process_index * self._local, cfg.batch
         self.steps_per_epoch = -(-self._plan.rows // cfg.batch)

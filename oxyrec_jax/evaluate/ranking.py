@@ -88,7 +88,7 @@ def predict(model: Ranker, params: Any, tables: ItemTables,
 
 
 def _ask_network(model: Ranker, params: Any, batch: dict[str, Array],
-                 tables: ItemTables, way: str) -> Array:
+                 tables: ItemTables, way: str) -> Any:
     items = batch["candidates"]
     if way == "list":
         return model.apply({"params": params}, batch, tables)

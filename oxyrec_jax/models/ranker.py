@@ -267,9 +267,10 @@ class Ranker(nn.Module):
         if tables.features is not None:
             x = x + self.feature_in(tables.features[items])
         if self.ranking.price:
-            x = x + self.price_vectors[sides.bucket("price", tables.price)[items]]
+            price = sides.bucket("price", _given("price", tables.price))
+            x = x + self.price_vectors[price[items]]
         if self.ranking.kinds:
-            kinds = tables.kinds[items]
+            kinds = _given("kinds", tables.kinds)[items]
             x = x + layers.sum_rows(self.kind_vectors, kinds, (0,) * kinds.shape[-1])
         return x
 
@@ -335,7 +336,8 @@ class Ranker(nn.Module):
         back = jnp.where(real, last - place + 1, _FAR)[:, None]
         total = jnp.float32(0)
         for number, vectors in enumerate(self.match_vectors):
-            known = tables.kinds[:, number - 1] if number else jnp.arange(self.items)
+            known = (_given("kinds", tables.kinds)[:, number - 1] if number
+                     else jnp.arange(self.items))
             mine = known[items]
             same = mine[:, :, None] == known[batch["items"]][:, None]
             nearest = jnp.min(jnp.where(same, back, _FAR), axis=-1)
@@ -356,6 +358,12 @@ class Ranker(nn.Module):
 
     def _logits(self, x: Array) -> Array:
         return self.heads(self.norm(x)).astype(jnp.float32) + self.head_bias
+
+
+def _given(name: str, table: Array | None) -> Array:
+    if table is None:
+        raise ValueError(f"the ranking model reads {name}, which the tables lack")
+    return table
 
 
 def _attend_alone(query: Array, key: Array, value: Array, bias: Array, allowed: Array,

@@ -66,7 +66,7 @@ def score(model: Ranker, params: Any, tables: ItemTables, scales: Array,
     there = items >= 0
     known = jnp.maximum(items, 0)
     used = {name: batch[name] for name in model.reads}
-    logits = model.apply({"params": params}, used, tables, known, method="alone")
+    logits: Any = model.apply({"params": params}, used, tables, known, method="alone")
     found = probabilities(logits, scales)
     found = {name: jnp.where(there, values, 0) for name, values in found.items()}
     if tables.price is None:

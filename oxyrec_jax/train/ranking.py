@@ -42,8 +42,8 @@ def ranking_loss(model: Ranker, params: Any, batch: dict[str, Array],
         rng, draw = jax.random.split(rng)
         others = jax.random.randint(draw, (rows, drawn), 0,
                                     catalogue.tables.codes.shape[0])
-    logits = model.apply({"params": params}, batch, catalogue.tables, train=True,
-                         others=others, rngs={"dropout": rng})
+    logits: Any = model.apply({"params": params}, batch, catalogue.tables, train=True,
+                              others=others, rngs={"dropout": rng})
     logits, unseen = logits[:, :count], logits[:, count:, 0]
     terms = {name: losses.binary_loss(logits[..., step], outcome > step,
                                       shown & (outcome >= step))

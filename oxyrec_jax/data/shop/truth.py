@@ -8,6 +8,7 @@ shops with intents have no truth here.
 import calendar
 import datetime
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +84,7 @@ def _true_chances(dataset: Dataset, shown: Impressions, items: np.ndarray
 
 
 def _moments(dataset: Dataset, shown: Impressions) -> Moment:
-    """The moment of each request, NumPy arrays."""
+    """The moment of each request."""
     table = pq.read_table(dataset.folder / TABLE, columns=["time", "need"])
     need, times = (table[name].to_numpy() for name in ("need", "time"))
     start = _start(dataset)
@@ -93,14 +94,15 @@ def _moments(dataset: Dataset, shown: Impressions) -> Moment:
     known = place >= 0
     event = dataset.offsets()[shown.sequence][:, None] + np.maximum(place, 0)
     when = times[dataset.column("request")[event]]
-    return Moment(
-        second=(shown.time - start).astype(np.int32),
-        scenario=shown.columns["scenario"].astype(np.int32),
-        trigger=shown.columns["trigger"], need=need[shown.row].astype(np.int32),
-        items=np.where(known, dataset.column("item")[event], -1).astype(np.int32),
-        kinds=np.where(known, dataset.column("behaviour")[event] + 1, 0
-                       ).astype(np.int32),
-        seconds=np.where(known, when - start, 0).astype(np.int32))
+    found = {
+        "second": shown.time - start, "scenario": shown.columns["scenario"],
+        "trigger": shown.columns["trigger"], "need": need[shown.row],
+        "items": np.where(known, dataset.column("item")[event], -1),
+        "kinds": np.where(known, dataset.column("behaviour")[event] + 1, 0),
+        "seconds": np.where(known, when - start, 0)}
+    fields: dict[str, Any] = {name: jnp.asarray(values, jnp.int32)
+                              for name, values in found.items()}
+    return Moment(**fields)
 
 
 def _start(dataset: Dataset) -> int:
