@@ -22,6 +22,7 @@ CONFIG = loop.TrainConfig(
     steps=6, log_every=2, evaluate_every=3, checkpoint_every=2, metric="figure",
     pipeline=Pipeline(batch=8, history=4, row_length=4, mode="requests"),
     optimizer=OptimizerConfig(learning_rate=0.01, warmup=2))
+pytestmark = pytest.mark.slow  # four compilations of the step
 TRUNK = dataclasses.replace(tiny_world.SMALL, dropout=0.1, sides=("behaviour", "gap"))
 
 
