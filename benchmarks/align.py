@@ -3,7 +3,7 @@
     python benchmarks/align.py --quick --json      # under a minute on two cores
     python benchmarks/align.py --json              # groups of 16, 64 and 256
 
-One process, the quickstart's network (width 64, 4 + 1 layers as configured) with random
+One process, the quickstart's network without its memory and item head, with random
 weights on 1,000 items of 3 codes out of 32, 32 requests at once with 20 events of
 history, rewards by codes and vectors, two updates on each experience. In turns:
 
@@ -22,6 +22,7 @@ three forward passes; it is printed beside the measured time.
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 import os
@@ -127,7 +128,8 @@ class _World:
 
     def __init__(self, cfg: AlignConfig):
         rng = np.random.default_rng(0)
-        model_cfg = quickstart.get_config().model
+        model_cfg = dataclasses.replace(quickstart.get_config().model, memory=False,
+                                        item_head=False)
         self.cfg = cfg
         self.model = Generator(model_cfg, WIDTHS, ITEMS)
         codes = np.stack(np.unravel_index(

@@ -191,6 +191,8 @@ class Align(Verb):
     $ oxyrec align --workdir runs/aligned --start-from runs/beauty
     $ oxyrec align --workdir runs/grpo --start-from runs/beauty \\
         --set align.policy.method=grpo --set align.synthetic=0.5
+    $ oxyrec align --workdir runs/orders --start-from runs/shop --ranker runs/ranker \\
+        --set 'align.reward={conversion: {weight: 2}, value: {}, diversity: {}}'
     $ oxyrec evaluate --workdir runs/aligned
     """
 
@@ -198,6 +200,15 @@ class Align(Verb):
     start_from: Annotated[str, arg(
         metavar="FOLDER", help_behavior_hint="(default: the experiment's)",
         help="The work directory whose trained runs are aligned.")] = ""
+    ranker: Annotated[str, arg(
+        metavar="FOLDER", help_behavior_hint="(default: the experiment's)",
+        help="Work directory of a trained ranking model, for rewards click, conversion "
+        "and value. Short for --set align.ranker=FOLDER.")] = ""
+    judge: Annotated[str, arg(
+        metavar="FOLDER", help_behavior_hint="(default: the experiment's)",
+        help="Work directory with a judge (oxyrec judge), for a2po, reward-sum and "
+        "advantage-sum; judge.kind says which. Short for --set align.judge=FOLDER."
+        )] = ""
     seed: Annotated[int | None, arg(
         metavar="INT", help_behavior_hint="(default: all of the experiment's)",
         help="Align this seed only.")] = None
@@ -210,7 +221,10 @@ class Align(Verb):
 
     def work(self) -> dict[str, Any]:
         from oxyrec_jax import workflow
-        return workflow.align(self.space(), None if self.seed is None else [self.seed])
+        short = [f"align.{name}={json.dumps(os.path.abspath(folder))}" for name, folder
+                 in (("ranker", self.ranker), ("judge", self.judge)) if folder]
+        return workflow.align(self.space(*short),
+                              None if self.seed is None else [self.seed])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -339,6 +353,7 @@ class Recommend(Verb):
     Examples:
     $ oxyrec recommend --workdir runs/quickstart --user user-00000017 --k 5
     $ oxyrec recommend --workdir runs/quickstart --items item-0000003 item-0000040
+    $ oxyrec recommend --workdir runs/shop --user user-00000017 --rerank runs/ranker
     """
 
     user: Annotated[str | None, arg(
@@ -353,11 +368,15 @@ class Recommend(Verb):
     trigger: Annotated[str | None, arg(
         metavar="ITEM", help_behavior_hint="",
         help="Item id of what opened the scenario.")] = None
-    $ oxyrec recommend --workdir runs/shop --user user-00000017 --rerank runs/ranker
     instruction: Annotated[str | None, arg(
         metavar="TEXT", help_behavior_hint="",
         help="What is wanted, in words. These three are for a network that reads "
         "instructions.")] = None
+    rerank: Annotated[str, arg(
+        metavar="FOLDER", help_behavior_hint="", help="Work directory of a ranking "
+        "model (docs/ranking.md) that orders the beam's items anew.")] = ""
+    by: Annotated[str, arg(help="What it orders by: click, cart, order or value (price "
+                           "times the chance of an order).")] = "value"
 
     def work(self) -> dict[str, Any]:
         from oxyrec_jax import workflow
@@ -373,11 +392,6 @@ class Report(Verb):
 
     Example:
     $ oxyrec report --workdir runs/beauty
-    rerank: Annotated[str, arg(
-        metavar="FOLDER", help_behavior_hint="", help="Work directory of a ranking "
-        "model (docs/ranking.md) that orders the beam's items anew.")] = ""
-    by: Annotated[str, arg(help="What it orders by: click, cart, order or value (price "
-                           "times the chance of an order).")] = "value"
     """
 
     def work(self) -> dict[str, Any]:

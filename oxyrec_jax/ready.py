@@ -8,6 +8,7 @@ import numpy as np
 
 from oxyrec_jax import artifacts
 from oxyrec_jax.base import InputError
+from oxyrec_jax.config import Experiment
 from oxyrec_jax.data.dataset import Dataset, load_dataset
 from oxyrec_jax.data.instruction_table import (InstructionTable, load_instructions,
                                                write_instructions)
@@ -54,12 +55,12 @@ def load(space: Workspace, *, live: bool = False, instructions: str | None = Non
         (instructions.dropout).
     """
     cfg = space.cfg
-    need(space.data, "prepare")
     if cfg.ranker is not None:
         raise InputError(f"{space.folder} holds a ranking model, which is trained and "
                          "evaluated there and re-orders what a generator recommends "
                          "(oxyrec recommend --rerank); give the work directory of a "
                          "generator")
+    need(space.data, "prepare")
     dataset = load_dataset(space.data)
     if cfg.beams > dataset.num_items:
         ks = ",".join(str(k) for k in cfg.evaluate.ks if k <= dataset.num_items)
@@ -144,6 +145,16 @@ def starting_parameters(space: Workspace, ready: Ready, seed: int) -> Any:
     else:
         artifacts.write_json(path, found)
     return params
+
+
+def texts_of(cfg: Experiment) -> dict[str, Any]:
+    """What a run's `run.json` tells of the texts that it is trained with, JSON values;
+    nothing of a network that reads none."""
+    if not cfg.model.instructions.reasoning:
+        return {}
+    made = {name: getattr(cfg.instructions, name)
+            for name in ("train", "noise", "vague", "seed", "dropout")}
+    return {"texts": made}
 
 
 def instruction_table_of(space: Workspace, dataset: Dataset, kind: str

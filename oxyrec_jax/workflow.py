@@ -24,7 +24,8 @@ from oxyrec_jax.data.row_plans import chosen_targets
 from oxyrec_jax.evaluate import evaluation
 from oxyrec_jax.evaluate.generator import recommend_split
 from oxyrec_jax.models.flops import forward_flops
-from oxyrec_jax.ready import START, Ready, load, parameters, starting_parameters
+from oxyrec_jax.ready import (START, Ready, load, parameters, starting_parameters,
+                              texts_of)
 from oxyrec_jax.report import write_report, write_tokenizer_page
 from oxyrec_jax.steering import follow, judge_retrieval
 from oxyrec_jax.tokenizer import build, embeddings, lifecycle
@@ -118,7 +119,7 @@ def train(space: Workspace, seeds: Sequence[int] | None = None) -> dict[str, Any
             seed=seed, mesh=mesh, evaluate=functools.partial(validate, space, ready),
             start=(functools.partial(starting_parameters, space, ready, seed)
                    if cfg.train.start_from else None),
-            flops_per_target=flops, peak_flops=peak)
+            flops_per_target=flops, peak_flops=peak, more=texts_of(cfg))
         found[f"seed{seed}"] = {
             cfg.train.metric: outcome.best, "best_step": outcome.best_step,
             "steps": outcome.steps, "seconds": round(time.monotonic() - start, 1)}
@@ -164,9 +165,9 @@ def evaluate(space: Workspace, split: str = "test", *, experts: bool = True,
 def report(space: Workspace, *, examples: int = 8) -> dict[str, Any]:
     """Writes the HTML report of whatever is there; returns where it lies."""
     cfg = space.cfg
-    dataset = load_dataset(space.data) if space.data.exists() else None
     if cfg.ranker is not None:
         return ranking.report(space)
+    dataset = load_dataset(space.data) if space.data.exists() else None
     results = {}
     for folder in sorted(space.evaluation("").glob("*")):
         found = evaluation.read_evaluation(folder)

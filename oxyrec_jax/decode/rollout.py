@@ -79,17 +79,25 @@ def join_logged(leaves: Array, logged: Array, leaf_of: Array, preferred: Array
     again = jnp.any((own[:, :, None] == own[:, None]) & earlier, axis=-1)
     taken = (own >= 0) & ~again
     twice = jnp.any((leaves[..., None] == own[:, None]) & taken[:, None], axis=-1)
-    places = jnp.arange(group)
-    order = jnp.argsort(jnp.where(twice, places + group, places), axis=1)
-    drawn = preferred[jnp.take_along_axis(leaves, order, axis=1)]
+    drawn = preferred[_first(~twice, leaves)]
     # The real ones first among the logged, then into the last places of the group.
     count = jnp.sum(taken, axis=1, keepdims=True)
-    real = jnp.take_along_axis(logged, jnp.argsort(~taken, axis=1, stable=True), axis=1)
-    place = places - (group - count)
+    real = _first(taken, logged)
+    place = jnp.arange(group) - (group - count)
     if logged.shape[1]:
         put = jnp.take_along_axis(real, jnp.clip(place, 0, logged.shape[1] - 1), axis=1)
         drawn = jnp.where(place >= 0, put, drawn)
     return Rollouts(drawn.astype(jnp.int32), place < 0)
+
+
+def _first(chosen: Array, values: Array) -> Array:
+    """The values `[B, G]` with the chosen ones before the others, each in their order.
+    """
+    count = jnp.sum(chosen, axis=1, keepdims=True)
+    place = jnp.where(chosen, jnp.cumsum(chosen, axis=1) - 1,
+                      count + jnp.cumsum(~chosen, axis=1) - 1)
+    rows = jnp.arange(len(values))[:, None]
+    return jnp.zeros_like(values).at[rows, place].set(values, unique_indices=True)
 
 
 def code_log_probs(model: Generator, params: Any, batch: dict[str, Array],

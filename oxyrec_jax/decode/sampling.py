@@ -1,13 +1,14 @@
 """Sampling of semantic IDs without replacement, inside the beam search.
 
-A beam search whose ranks are log-probabilities with Gumbel noise draws K different
-sequences exactly as if they were drawn one after the other without replacement, when
-the noise of a node is conditioned on being the largest below it. The first drawn is an
-ordinary sample of the policy. One search so serves requests and rollouts.
+A beam search whose ranks are perturbed log-probabilities draws K different sequences
+exactly as if they were drawn one after the other without replacement, when the rank of
+a node is conditioned on being the largest below it. The first drawn is an ordinary
+sample of the policy. One search so serves requests and rollouts.
 
 Source: stochastic beam search, Kool et al. 2019, https://arxiv.org/abs/1903.06059,
-eqs. 7 to 10 and appendix B.3 (the stable form); truncation by top-k and top-p before
-drawing as in xGR, https://arxiv.org/abs/2512.11529.
+eqs. 7 to 10, with exponential times in the place of Gumbel noise (one is the other's
+logarithm), which makes the condition a difference: ours; truncation by top-k and top-p
+before drawing as in xGR, https://arxiv.org/abs/2512.11529.
 """
 
 import dataclasses
@@ -16,6 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from oxyrec_jax.base import Array
+
+_LATEST = 3e38  # a time that is not infinite: what is that improbable still comes
 
 
 @jax.tree_util.register_dataclass
@@ -78,6 +81,11 @@ def truncate(log_probs: Array, sampling: Sampling) -> Array:
 def perturb(scores: Array, parents: Array, sampling: Sampling, level: int) -> Array:
     """Noisy ranks of all children, the largest below each beam equal to the beam's.
 
+    The search is a race: a semantic ID of probability p arrives after a time of rate p,
+    and the first K to arrive are K draws without replacement. A prefix arrives with the
+    first of its children, and a race has no memory: the others follow as late after it
+    as they would have followed the first of a new race. A rank is minus a time.
+
     Args:
       scores: `[B, K', M]` float32 log-probabilities of prefixes, -inf where dead.
       parents: `[B, K']` float32 noisy ranks of the beams.
@@ -88,20 +96,11 @@ def perturb(scores: Array, parents: Array, sampling: Sampling, level: int) -> Ar
       `[B, K', M]` float32, -inf where dead.
     """
     def noise(key: Array) -> Array:
-        return jax.random.gumbel(jax.random.fold_in(key, level), scores.shape[1:])
+        return jax.random.exponential(jax.random.fold_in(key, level), scores.shape[1:])
 
     dead = scores == -jnp.inf
-    noisy = jnp.where(dead, -jnp.inf, scores + jax.vmap(noise)(sampling.keys))
-    top = jnp.max(noisy, axis=-1, keepdims=True)
-    # exp(-ranks) = exp(-parent) - exp(-top) + exp(-noisy), in a stable form
-    gap = jnp.where(dead, -jnp.inf, noisy - jnp.where(top == -jnp.inf, 0, top))
-    rest = parents[..., None] - noisy + _log_of_rest(gap)
-    ranks = parents[..., None] - jax.nn.relu(rest) - jnp.log1p(jnp.exp(-jnp.abs(rest)))
-    return jnp.where(dead, -jnp.inf, ranks)
-
-
-def _log_of_rest(gap: Array) -> Array:
-    """log(1 - exp(gap)) for gap <= 0, exact at both ends."""
-    near = gap > -0.6931472
-    close = jnp.log(-jnp.expm1(jnp.where(near, gap, -1.0)))  # -inf at 0
-    return jnp.where(near, close, jnp.log1p(-jnp.exp(jnp.where(near, -1.0, gap))))
+    times = jax.vmap(noise)(sampling.keys) * jnp.exp(-scores)
+    times = jnp.where(dead, jnp.inf, jnp.minimum(times, _LATEST))
+    first = jnp.min(times, axis=-1, keepdims=True)
+    ranks = parents[..., None] - (times - first)
+    return jnp.where(dead, -jnp.inf, jnp.maximum(ranks, -_LATEST))
