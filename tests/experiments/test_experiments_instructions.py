@@ -33,10 +33,13 @@ def freeze(cfg):
         cfg.train, pipeline=repr(cfg.train.pipeline)))
 
 
-def test_only_the_last_row_of_the_long_table_trains_its_retriever(lib):
+def test_only_the_last_rows_of_the_long_table_train_their_retriever(lib):
     weights = {row: lib.get_config("igr", row).train.objective.q2i
                for row in lib.MODELS["igr"]}
-    assert [row for row, weight in weights.items() if weight] == ["+ IGR + Q2I"]
+    trained = [row for row, weight in weights.items() if weight]
+    assert trained == ["+ IGR + Q2I", "+ IGR + Q2I (.01, .01)"]
+    assert [lib.get_config("igr", row).train.objective.q2i_decorrelation
+            for row in trained] == [5.0, 0.01]
 
 
 def test_texts_are_of_the_kind_that_is_asked_for_but_where_the_row_says(lib):
