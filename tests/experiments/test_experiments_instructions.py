@@ -23,14 +23,9 @@ def test_the_rows_of_a_table_differ_in_the_network_or_what_it_learns_from(lib):
         found = [lib.get_config(table, row, seeds=(4,)) for row in rows]
         assert len({repr(dataclasses.replace(cfg, name="")) for cfg in found}) == len(
             found), table
-        assert len({(cfg.train.steps, cfg.train.pipeline, repr(cfg.data), cfg.beams)
-                    for cfg in map(freeze, found)}) == 1, table
+        assert len({(cfg.train.steps, repr(cfg.train.pipeline), repr(cfg.data),
+                     cfg.beams) for cfg in found}) == 1, table
         assert not any(cfg.model.memory or cfg.model.item_head for cfg in found)
-
-
-def freeze(cfg):
-    return dataclasses.replace(cfg, train=dataclasses.replace(
-        cfg.train, pipeline=repr(cfg.train.pipeline)))
 
 
 def test_only_the_last_rows_of_the_long_table_train_their_retriever(lib):
