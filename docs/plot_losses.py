@@ -34,12 +34,12 @@ def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     matplotlib.use("svg")
     with plt.rc_context(STYLE):
-        _save("losses_weights", _weights())
-        _save("losses_temperatures", _temperatures())
-        _save("losses_gbpo", _gbpo())
-        _save("losses_advantages", _advantages())
-        _save("losses_kl", _kl())
-        _save("losses_preference", _preference())
+        save("losses_weights", _weights())
+        save("losses_temperatures", _temperatures())
+        save("losses_gbpo", _gbpo())
+        save("losses_advantages", _advantages())
+        save("losses_kl", _kl())
+        save("losses_preference", _preference())
 
 
 def weight(loss, ratio: np.ndarray, advantage: float, old: float = -25.0,
@@ -182,7 +182,7 @@ def _preference() -> plt.Figure:
     return figure
 
 
-def _save(name: str, figure: plt.Figure) -> None:
+def save(name: str, figure: plt.Figure) -> None:
     figure.tight_layout()
     figure.savefig(IMAGES / f"{name}.svg", metadata={"Date": None})
     plt.close(figure)

@@ -50,6 +50,7 @@ class Experience:
       target_rewards: `[B]` float32, of the logged choice.
       semantic: `[B, G]` float32, the judge's stream, or None.
       judged: `[B]` bool, groups that a judge has seen; None: all.
+      parts: `[C]` float32, mean of each normalised component over the candidates.
       silent: `[C]` float32, share of groups in which a component says nothing.
       legality: scalar float32: mean share of a candidate's probability over the full
         codebooks in that over the legal codes: what the policy alone knows of the trie.
@@ -63,6 +64,7 @@ class Experience:
     target_rewards: Array
     semantic: Array | None
     judged: Array | None
+    parts: Array
     silent: Array
     legality: Array
 
@@ -118,7 +120,8 @@ def appraise(model: Generator, cfg: AlignConfig, params: Any, reference: Any,
     return Experience(
         found, full if cfg.normalise == "full" else legal,
         ask(reference, cfg.normalise), signals, total[:, :-1], total[:, -1],
-        None if semantic is None else semantic[:, :-1], None, silent, legality)
+        None if semantic is None else semantic[:, :-1], None,
+        jnp.mean(parts[:, :-1], axis=(0, 1)), silent, legality)
 
 
 def _rewards(cfg: AlignConfig, mapping: rewards_lib.RewardMapping,

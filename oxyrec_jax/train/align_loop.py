@@ -232,7 +232,7 @@ class _Run:
             for _ in range(cfg.updates):
                 self.params, self.moments, each = self.update(
                     self.params, self.moments, batch, catalogue, seen)
-                figures.append(each | self._silent(seen))
+                figures.append(each | self._of_components(seen))
             jax.block_until_ready(figures)
         return figures
 
@@ -263,8 +263,9 @@ class _Run:
             seen, semantic=jax.device_put(np.float32(semantic[0]), whole),
             judged=jax.device_put(np.asarray(semantic[1], bool), whole))
 
-    def _silent(self, seen: align.Experience) -> dict[str, Array]:
-        return {f"silent.{name}": seen.silent[place]
+    def _of_components(self, seen: align.Experience) -> dict[str, Array]:
+        return {f"{kind}.{name}": values[place]
+                for kind, values in (("part", seen.parts), ("silent", seen.silent))
                 for place, name in enumerate(self.setting.mapping.names)}
 
     def _log_window(self, window: list[dict[str, Array]]) -> dict[str, float]:

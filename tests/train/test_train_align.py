@@ -92,6 +92,8 @@ def test_an_experience_holds_what_each_part_says():
     np.testing.assert_allclose(seen.target_rewards, 11.5 / 12, atol=1e-5)
     np.testing.assert_allclose(seen.semantic, 0.25 + 0.5 * (np.asarray(items) % 2))
     assert seen.silent.shape == (2,) and float(seen.silent[0]) == 0
+    np.testing.assert_allclose(seen.parts, [np.mean(seen.rewards),
+                                            np.mean(seen.semantic)], rtol=1e-5)
     # Few of the 24 code triples are items: mass is lost outside the trie.
     whole = rollout.code_log_probs(model, params, batch, catalogue, items,
                                    normalise="full")

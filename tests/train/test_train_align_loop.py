@@ -56,7 +56,8 @@ def test_a_run_logs_windows_and_evaluations_from_the_start_on(whole):
     found = lines(work)
     assert [(line["step"], "valid.figure" in line) for line in found] == [
         (0, True), (2, False), (3, False), (3, True), (4, False), (6, False), (6, True)]
-    assert {"reward", "kl_ref", "entropy", "legality", "silent.tokens", "anchor",
+    assert {"reward", "kl_ref", "entropy", "legality", "silent.tokens", "part.tokens",
+            "anchor",
             "threshold_share"} <= found[1].keys()
     timed = read_log(work / "log.jsonl")[2]
     assert sum(timed[name] for name in TIMES[1:]) == pytest.approx(1)
