@@ -10,11 +10,12 @@ judges     A2PO, Reward-Sum and Adv-Sum under a good (truth), a noisy and a
            conflicting judge, and GRPO on business rewards alone; 33 % synthetic
 
 Every row starts from the same pre-trained runs and takes as many experiences, of as
-many candidates, with as many updates. The reward is that of a ranking model, trained
-first: conversion, value and diversity, each as its quantile among candidates. Figures
-are of the test split (P2: the last tenth of time): HR@1, HR@10, NDCG@10 of what was
-chosen, the reward of the served lists, and, of the rows of `--abtest`, the lifts of a
-paired test in the shop against the pre-trained model (`oxyrec abtest --paired`).
+many candidates, with as many updates. The reward: codes that are right, conversion and
+value by a ranking model that is trained first, and diversity, the last three as
+quantiles among candidates. Figures are of the test split (P2: the last tenth of time):
+HR@1, HR@10, NDCG@10 of what was chosen, the reward of the served lists, and with
+`--abtest` the lifts of a paired test in the shop against the pre-trained model of the
+same seed (`oxyrec abtest --paired`).
 
 Each row prints when it is done; a run that was stopped continues with the same command,
 and a row that is done is read back. The workdir also gets a page, `<table>.html`. The
@@ -50,8 +51,10 @@ SEEDS = (0, 1, 2)
 SHARES = (0.0, 0.17, 0.33, 0.5)
 CELLS = ("item.hr@1", "item.hr@10", "item.ndcg@10")
 LIFTS = ("uctr", "uctcvr", "orders", "gmv")
-REWARD = {"conversion": Component(weight=2.0), "value": Component(),
-          "diversity": Component(weight=0.5)}
+# Ours: without "tokens" and at a rate of 1e-3, NDCG@10 fell by 15 % within 60 steps
+# while turnover rose and orders fell: the ranking model was trusted far from its log.
+REWARD = {"tokens": Component("none", weight=2.0), "conversion": Component(),
+          "value": Component(), "diversity": Component(weight=0.25)}
 # Both orders of the two temperatures: what is praised fades faster or slower.
 METHODS: dict[str, PolicyConfig] = {
     "grpo": PolicyConfig("grpo"), "gspo": PolicyConfig("gspo"),
@@ -59,7 +62,7 @@ METHODS: dict[str, PolicyConfig] = {
     "sapo, turned": PolicyConfig("sapo", {"tau_pos": 1.05, "tau_neg": 1.0}),
     "sa-gcpo": PolicyConfig("sa-gcpo"),
     "sa-gcpo, turned": PolicyConfig("sa-gcpo", {"tau_pos": 1.05, "tau_neg": 1.0})}
-RATE = 1e-3  # ours
+RATE = 3e-4  # ours
 JUDGES = ("truth", "noisy", "conflicting")
 STREAMS = ("a2po", "reward-sum", "advantage-sum")
 

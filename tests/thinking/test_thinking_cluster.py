@@ -2,17 +2,25 @@
 
 import dataclasses
 import functools
+import json
 import os
 import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
 
+import chat_server
 import pytest
 import think_process
+from chat_server import completion
 from think_process import WINDOW, check_sums, states, stored
 
 from oxyrec_jax.data.shop import knowledge
 from oxyrec_jax.thinking import cluster, pipeline
 from oxyrec_jax.thinking.opening import StoreConfig, open_store
-from oxyrec_jax.thinking.states import UserState
+from oxyrec_jax.thinking.states import UserState, state_to_json
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install "
                           "'oxyrec_jax[cluster]' to run these")
@@ -96,3 +104,43 @@ def test_a_model_is_asked_the_same_and_once_on_both_engines(server, tmp_path):
     # What one engine has done, the other knows.
     third = think_process.think(endpoint, tmp_path / "ray", states(10))
     assert (third.already, third.requests) == (10, 0)
+
+
+def test_a_killed_run_bills_nobody_twice_and_loses_nobody(server, tmp_path):
+    count, after, killed = 24, 9, threading.Event()
+
+    def answer(request, number):
+        if number > after:
+            killed.wait(60)  # in flight when the process dies
+        return 200, {}, completion(chat_server.good(request))
+    server.answer = answer
+    path, work = tmp_path / "users.jsonl", tmp_path / "work"
+    path.write_text("\n".join(map(state_to_json, states(count))))
+    words = ["think", "--workdir", str(work), "--states", str(path), "--json",
+             "--now", str(WINDOW)]
+    for setting in ("text.source=hashed", "text.dimension=16", "think.batch=4",
+                    "think.engine=ray", "think.store.max_bytes=67108864",
+                    "think.endpoint.concurrency=4", "think.endpoint.model=tiny",
+                    f"think.endpoint.url={server.endpoint().url}",
+                    "think.endpoint.retries=0"):
+        words += ["--set", setting]
+    process = subprocess.Popen([sys.executable, "-m", "oxyrec_jax", *words],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while len(server.requests) <= after and time.monotonic() < end:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    time.sleep(5)  # the run's own cluster ends with it
+    killed.set()
+    asked = len(server.requests)
+    assert after < asked < count
+    found = subprocess.run([sys.executable, "-m", "oxyrec_jax", *words], text=True,
+                           capture_output=True, timeout=300)
+    assert found.returncode == 0, found.stderr
+    told = json.loads(found.stdout.splitlines()[-1])
+    assert sorted(server.titles()) == sorted(f"Lantern {n}" for n in range(count))
+    doubtful = told["errors"].get("in-doubt", 0)
+    assert told["already"] + told["cached"] + doubtful == asked
+    assert told["requests"] == count - asked and doubtful <= asked - after
