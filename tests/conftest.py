@@ -1,5 +1,6 @@
 """Eight simulated CPU devices, seeded tests, and where the development data lies."""
 
+import gc
 import os
 import pathlib
 
@@ -34,3 +35,17 @@ def shop_workdir(tmp_path_factory):
     """
     import tiny_shop  # needs jax as configured above
     return tiny_shop.make(tmp_path_factory.mktemp("shop_workdir") / "work")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_compiled_programs():
+    """Forgets compiled programs where a process holds very many.
+
+    Each takes several memory maps, of which Linux grants a process 65,530 by default
+    (vm.max_map_count); beyond that XLA dies while it compiles.
+    """
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
+        gc.collect()
