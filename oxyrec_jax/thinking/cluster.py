@@ -155,7 +155,8 @@ class _Storing:
 
     def __init__(self, job: Job, keeper: Any):
         self._job, self._journal = job, _Kept(keeper)
-        self._sink = contextlib.ExitStack().enter_context(job.open_sink())
+        self._open = contextlib.ExitStack()  # kept, or the store would be closed here
+        self._sink = self._open.enter_context(job.open_sink())
 
     def __call__(self, batch: batches.Batch) -> batches.Batch:
         job = self._job
