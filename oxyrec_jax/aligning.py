@@ -6,7 +6,6 @@ so that every verb that reads a trained run reads it too.
 """
 
 import dataclasses
-import functools
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from oxyrec_jax import artifacts, parallel, progress
 from oxyrec_jax.base import InputError
 from oxyrec_jax.config import Experiment
 from oxyrec_jax.data.align_requests import AlignRequests
-from oxyrec_jax.data.dataset import load_dataset
+from oxyrec_jax.data.pipeline import Batch
 from oxyrec_jax.data.profiles import load_profiles
 from oxyrec_jax.decode.recommend import recommend
 from oxyrec_jax.decode.rollout import first_items
@@ -30,9 +29,8 @@ from oxyrec_jax.models.scorer import Scorer
 from oxyrec_jax.ranking import catalogue_digest, load_ranker
 from oxyrec_jax.ready import Ready, load, starting_parameters, texts_of
 from oxyrec_jax.rewards import mapping as rewards_lib
-from oxyrec_jax.train import align as align_lib
 from oxyrec_jax.train import parameters
-from oxyrec_jax.train.align_loop import Judge, Setting, align_run
+from oxyrec_jax.train.align_loop import Judge, Setting, align_run, drawing
 from oxyrec_jax.train.align_settings import AlignConfig
 from oxyrec_jax.train.signals import (OF_RANKER, OF_VECTORS, SignalSources,
                                       check_names)
@@ -61,7 +59,8 @@ def align(space: Workspace, seeds: Sequence[int] | None = None) -> dict[str, Any
     if not cfg.train.start_from:
         raise InputError("an alignment begins with trained parameters; give "
                          "--start-from and the work directory of a trained run")
-    ready = load(space)
+    ready, signals_of = _with_sources(space, load(space))
+    judge = _judge(space, ready)
     mesh = parallel.make_mesh(cfg.mesh)
     found = {}
     seeds = cfg.seeds if seeds is None else seeds
@@ -71,7 +70,7 @@ def align(space: Workspace, seeds: Sequence[int] | None = None) -> dict[str, Any
     for seed in seeds:
         begun = time.monotonic()
         start = starting_parameters(space, ready, seed)
-        setting = _setting(space, ready, seed, start, mesh)
+        setting = _setting(space, ready, signals_of, judge, seed, start, mesh)
         outcome = align_run(setting, cfg.align, space.run(seed), seed=seed, start=start,
                             mesh=mesh, settings=_settings(space, ready))
         metric = cfg.align.metric
@@ -90,18 +89,27 @@ def _settings(space: Workspace, ready: Ready) -> dict[str, Any]:
             "widths": list(ready.model.widths), **texts_of(space.cfg)}
 
 
-def _setting(space: Workspace, ready: Ready, seed: int, start: Any,
-             mesh: jax.sharding.Mesh) -> Setting:
+def _setting(space: Workspace, ready: Ready, signals_of: SignalSources,
+             judge: Judge | None, seed: int, start: Any, mesh: jax.sharding.Mesh
+             ) -> Setting:
     cfg = space.cfg.align
-    ready, ranker = _with_ranker(space, ready)
-    signals_of = _sources(space, ready, ranker)
     requests = _requests(space, ready, signals_of, "train", cfg.batch, cfg.logged, seed)
     preferred = first_items(ready.leaves)
     mapping = _mapping(space, ready, seed, start, requests, signals_of, mesh)
-    return Setting(
-        ready.model, ready.catalogue, preferred, requests, signals_of, mapping,
-        functools.partial(_held_out, space, ready, signals_of, mapping, preferred),
-        _judge(space), _digests(cfg))
+    lists = _lists(space, ready, signals_of, "valid")
+
+    def held_out(params: Any) -> Mapping[str, float]:
+        """Ranks of what was chosen in the validation split, and rewards."""
+        return {**validate(space, ready, params),
+                **rewards_of_lists(ready, signals_of, mapping, params, lists)}
+    return Setting(ready.model, ready.catalogue, preferred, requests, signals_of,
+                   mapping, held_out, judge, _digests(cfg))
+
+
+def _with_sources(space: Workspace, ready: Ready) -> tuple[Ready, SignalSources]:
+    """What signals are computed from, and a data set whose batches hold it."""
+    ready, ranker = _with_ranker(space, ready)
+    return ready, _sources(space, ready, ranker)
 
 
 def _with_ranker(space: Workspace, ready: Ready) -> tuple[Ready, Scorer | None]:
@@ -126,7 +134,7 @@ def _with_ranker(space: Workspace, ready: Ready) -> tuple[Ready, Scorer | None]:
     return ready, scorer
 
 
-def _judge(space: Workspace) -> Judge | None:
+def _judge(space: Workspace, ready: Ready) -> Judge | None:
     folder = space.cfg.align.judge
     if not folder:
         return None
@@ -136,7 +144,7 @@ def _judge(space: Workspace) -> Judge | None:
                          "reward-sum or advantage-sum, or leave the judge out")
     base = open_workspace(pathlib.Path(folder), None)
     judge = load_judge(base, space.cfg.judge.kind, share=space.cfg.judge.share)
-    return of_targets(judge, LogRequests(load_dataset(space.data)), "train")
+    return of_targets(judge, LogRequests(ready.dataset), "train")
 
 
 def _digests(cfg: AlignConfig) -> dict[str, Any]:
@@ -184,7 +192,7 @@ def _mapping(space: Workspace, ready: Ready, seed: int, start: Any,
     if folder.exists():
         return rewards_lib.load_mapping(folder)
     cfg = space.cfg.align
-    draw = jax.jit(functools.partial(align_lib.draw, ready.model, cfg))
+    draw = drawing(ready.model, cfg.compiled())
     placed = jax.device_put((start, ready.catalogue, first_items(ready.leaves),
                              signals_of), parallel.replicated(mesh))
     logged: dict[str, list[np.ndarray]] = {name: [] for name in signals_of.names}
@@ -204,39 +212,37 @@ def _mapping(space: Workspace, ready: Ready, seed: int, start: Any,
     return mapping
 
 
-def _held_out(space: Workspace, ready: Ready, signals_of: SignalSources,
-              mapping: rewards_lib.RewardMapping, preferred: jax.Array, params: Any
-              ) -> Mapping[str, float]:
-    """Figures of the validation split: ranks of what was chosen, and rewards."""
-    return {**validate(space, ready, params),
-            **rewards_of_lists(space, ready, signals_of, mapping, preferred, params)}
-
-
-def rewards_of_lists(space: Workspace, ready: Ready, signals_of: SignalSources,
-                     mapping: rewards_lib.RewardMapping, preferred: jax.Array,
-                     params: Any, split: str = "valid") -> dict[str, float]:
-    """What the served lists of a split are worth under a reward.
-
-    Returns:
-      Means over requests: "reward@1" of the first item, "reward@10" over the list, and
-      "reward.<component>@10", normalised.
-    """
+def _lists(space: Workspace, ready: Ready, signals_of: SignalSources, split: str
+           ) -> list[Batch]:
+    """Batches of requests, spread over a split, whose lists are judged by reward."""
     cfg = space.cfg.align
     count = len(ready.dataset.targets(split))
     size = min(256, count, cfg.held_out)
     requests = _requests(space, ready, signals_of, split, size, 0, 0)
     wanted = min(count, cfg.held_out) // size * size
     numbers = np.linspace(0, count - 1, wanted).astype(np.int64)
+    return [requests.take(part) for part in numbers.reshape(-1, size)]
+
+
+def rewards_of_lists(ready: Ready, signals_of: SignalSources,
+                     mapping: rewards_lib.RewardMapping, params: Any,
+                     lists: Sequence[Batch]) -> dict[str, float]:
+    """What the lists that parameters serve are worth under a reward.
+
+    Returns:
+      Means over requests: "reward@1" of the first item, "reward@10" over the list, and
+      "reward.<component>@10", normalised.
+    """
+    preferred = first_items(ready.leaves)
     sums = np.zeros(2 + len(mapping.names))
-    for first in range(0, wanted, size):
-        batch = requests.take(numbers[first:first + size])
+    for batch in lists:
         beams = recommend(ready.model, params, batch, ready.catalogue,
                           beams=min(2 * LIST, ready.dataset.num_items))
         total, parts = _rewards(signals_of, mapping, preferred, batch,
                                 beams.leaves[:, :LIST])
         sums += [float(total[:, 0].sum()), float(total.mean(1).sum()),
                  *np.asarray(parts.mean(1).sum(0), float)]
-    means = sums / wanted
+    means = sums / sum(len(batch["rows"]) for batch in lists)
     return {"reward@1": means[0], f"reward@{LIST}": means[1],
             **{f"reward.{name}@{LIST}": float(means[2 + place])
                for place, name in enumerate(mapping.names)}}
@@ -263,11 +269,10 @@ def worth(space: Workspace, trained: Mapping[str, Any], reward: pathlib.Path,
     Returns:
       For each name the figures of `rewards_of_lists`.
     """
-    ready, ranker = _with_ranker(space, load(space))
-    signals_of = _sources(space, ready, ranker)
+    ready, signals_of = _with_sources(space, load(space))
     mapping = rewards_lib.load_mapping(reward)
-    return {name: rewards_of_lists(space, ready, signals_of, mapping,
-                                   first_items(ready.leaves), params, split)
+    lists = _lists(space, ready, signals_of, split)
+    return {name: rewards_of_lists(ready, signals_of, mapping, params, lists)
             for name, params in trained.items()}
 
 

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data import impressions
@@ -153,15 +152,10 @@ def item_texts(dataset: Dataset) -> ItemTexts:
 def _exposures(dataset: Dataset, requests: Sequence[JudgeRequest]
                ) -> tuple[np.ndarray, np.ndarray] | None:
     """What was shown, `[R, C]` items and outcomes; None where the log does not tell."""
-    path = dataset.folder / impressions.TABLE
-    if not path.exists() or "shown" not in pq.read_schema(path).names:
+    if not impressions.tells_impressions(dataset):
         return None
-    table = impressions.load_impressions(dataset)
-    number = np.array([request.number for request in requests], np.int64)
-    place = np.minimum(np.searchsorted(table.row, number), len(table.row) - 1)
-    there = table.row[place] == number
-    return (np.where(there[:, None], table.shown[place], -1),
-            np.where(there[:, None], table.outcome[place], 0))
+    return impressions.load_impressions(dataset).of(
+        np.array([request.number for request in requests], np.int64))
 
 
 def _with_others(log: LogRequests, events: np.ndarray, firsts: np.ndarray,

@@ -32,6 +32,7 @@ from oxyrec_jax.models.flops import ranking_flops
 from oxyrec_jax.models.ranker import Ranker
 from oxyrec_jax.models.scorer import Scorer
 from oxyrec_jax.models.tables import ItemTables
+from oxyrec_jax.ready import item_features, item_rows
 from oxyrec_jax.report.ranking_page import write_ranking_page
 from oxyrec_jax.tokenizer import embeddings, sid_table
 from oxyrec_jax.tokenizer.catalogue import Catalogue, make_catalogue
@@ -43,7 +44,6 @@ from oxyrec_jax.workspace import (Workspace, begin_run, check_run, need,
 
 _KIND, _VERSION = "ranking-calibration", 1
 _BATCH = 256  # requests of one call where a split is judged; ours
-_ITEM_BUCKET = 128  # rows of the item table, so that meshes divide it
 _log = logging.getLogger(__name__)
 
 
@@ -73,11 +73,7 @@ def load(space: Workspace) -> RankingReady:
     need(space.semantic_ids, "tokenize")
     ids = sid_table.load_semantic_ids(space.semantic_ids, dataset)
     count = dataset.num_items
-    features = ids.embeddings if cfg.model.item_features else None
-    if cfg.model.item_features and features is None:
-        raise InputError("model.item_features needs the embeddings of the items, which "
-                         f"{space.semantic_ids} does not hold; set it to false")
-    rows = -(-count // _ITEM_BUCKET) * _ITEM_BUCKET
+    features, rows = item_features(space, ids), item_rows(count)
     catalogue, _ = make_catalogue(
         ids.codes[:count], ids.widths, popularity=ids.priority[:count],
         features=None if features is None else features[:count])

@@ -25,7 +25,7 @@ from oxyrec_jax.train.parameters import read_params
 from oxyrec_jax.workspace import Workspace, check_run, need, start_of
 
 START = "start.json"  # in a run's folder: what it was started from
-_ITEM_BUCKET = 128  # rows of the item table, so that meshes divide it
+_ITEM_BUCKET = 128
 _log = logging.getLogger(__name__)
 
 
@@ -76,12 +76,9 @@ def load(space: Workspace, *, live: bool = False, instructions: str | None = Non
         successors = count_successors(events.items, events.offsets, events.train,
                                       num_items=dataset.num_items,
                                       most=cfg.model.successors)
-    features = ids.embeddings if cfg.model.item_features else None
-    if cfg.model.item_features and features is None:
-        raise InputError("model.item_features needs the embeddings of the items, which "
-                         f"{space.semantic_ids} does not hold; set it to false")
+    features = item_features(space, ids)
     count = len(ids.codes) if live else dataset.num_items
-    items = -(-count // _ITEM_BUCKET) * _ITEM_BUCKET
+    items = item_rows(count)
     catalogue, leaves = make_catalogue(
         ids.codes[:count], ids.widths, popularity=ids.priority[:count],
         features=None if features is None else features[:count],
@@ -106,6 +103,25 @@ def load(space: Workspace, *, live: bool = False, instructions: str | None = Non
                          "network reads none; train one with "
                          "model.instructions.reasoning=true")
     return Ready(dataset, ids, catalogue, leaves, model)
+
+
+def item_features(space: Workspace, ids: sid_table.SemanticIds) -> np.ndarray | None:
+    """The vectors of the items, `[N, F]`, where the network reads them.
+
+    Raises:
+      InputError: it does, and the semantic IDs hold none.
+    """
+    if not space.cfg.model.item_features:
+        return None
+    if ids.embeddings is None:
+        raise InputError("model.item_features needs the embeddings of the items, which "
+                         f"{space.semantic_ids} does not hold; set it to false")
+    return ids.embeddings
+
+
+def item_rows(count: int) -> int:
+    """Rows of a network's item table for so many items, so that meshes divide it."""
+    return -(-count // _ITEM_BUCKET) * _ITEM_BUCKET
 
 
 def parameters(space: Workspace, ready: Ready, seed: int) -> Any:

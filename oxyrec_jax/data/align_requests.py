@@ -1,5 +1,7 @@
 """Requests to align a policy on, with what was really shown in them."""
 
+import functools
+
 import numpy as np
 
 from oxyrec_jax.base import InputError
@@ -67,13 +69,17 @@ class AlignRequests:
         local = batch // process_count
         self._mine = slice(process_index * local, (process_index + 1) * local)
         self.steps_per_epoch = len(self._only) // batch
+        self._order = functools.lru_cache(maxsize=1)(self._draw)
 
     def __getitem__(self, step: int) -> Batch:
         """Makes this process's rows of the batch of a step, counted from 0."""
         epoch, number = divmod(int(step), self.steps_per_epoch)
-        order = np.random.default_rng([self._seed, epoch]).permutation(self._only)
+        order = self._order(epoch)
         return self.take(order[number * self._batch:(number + 1) * self._batch]
                          [self._mine])
+
+    def _draw(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self._seed, epoch]).permutation(self._only)
 
     def take(self, numbers: np.ndarray) -> Batch:
         """Makes a batch of chosen targets of the split, `[B]` int by number."""
@@ -91,19 +97,15 @@ def _shown_beside(dataset: Dataset, events: np.ndarray, most: int) -> np.ndarray
     if not most:
         return found
     found[:, 0] = chosen
-    if (not (dataset.folder / impressions.TABLE).exists()
-            or "request" not in dataset.columns):
+    if not impressions.tells_impressions(dataset):
         return found
-    table = impressions.load_impressions(dataset)
-    request = dataset.column("request")[events]
-    place = np.searchsorted(table.row, request)
-    known = table.row[np.minimum(place, len(table.row) - 1)] == request
-    shown = table.shown[place[known]]
+    shown, _ = impressions.load_impressions(dataset).of(
+        dataset.column("request")[events])
     # Others first in the order in which they were shown; empty places and the chosen
     # item itself last.
-    left = (shown < 0) | (shown == chosen[known, None])
+    left = (shown < 0) | (shown == chosen[:, None])
     order = np.argsort(left, axis=1, kind="stable")
     shown = np.where(left, -1, shown)
     others = np.take_along_axis(shown, order, axis=1)[:, :most - 1]
-    found[known, 1:1 + others.shape[1]] = others
+    found[:, 1:1 + others.shape[1]] = others
     return found

@@ -53,6 +53,21 @@ class Impressions:
             {name: column[numbers] for name, column in self.columns.items()},
             self.shown[numbers], self.outcome[numbers])
 
+    def of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What some rows of the table showed and what became of it, `[M, C]` both;
+        -1 and 0 of a row that is not among the requests."""
+        place = np.minimum(np.searchsorted(self.row, rows), len(self.row) - 1)
+        there = (self.row[place] == rows)[:, None]
+        return (np.where(there, self.shown[place], -1),
+                np.where(there, self.outcome[place], 0))
+
+
+def tells_impressions(dataset: Dataset) -> bool:
+    """Whether the log tells what its events' requests showed."""
+    path = dataset.folder / TABLE
+    return (path.exists() and "shown" in pq.read_schema(path).names
+            and "request" in dataset.columns)
+
 
 def load_impressions(dataset: Dataset) -> Impressions:
     """Reads the requests of a prepared data set that showed something.

@@ -12,11 +12,15 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from oxyrec_jax.parallel.mesh import BATCH_AXES
+
 RULES: dict[str, str | None] = {
     "embed": "fsdp",      # the residual stream's width
     "mlp": "tensor",      # inner width of feed-forward layers
     "heads": "tensor",    # attention heads times their width
     "items": "tensor",    # rows of an item table
+    "experts": "expert",  # of a layer
+    "rows": "table",      # of a sparse table
     "codes": None,        # rows of the code table: a few hundred, read whole
     "features": None,     # width of side features
     "buckets": None,      # relative-position buckets
@@ -56,8 +60,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The sharding of arrays whose first axis is the batch: over data and fsdp."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    """The sharding of arrays whose first axis is the batch."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def global_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -68,7 +72,7 @@ def global_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.A
       mesh: the devices of all processes.
 
     Returns:
-      Arrays `[B, ...]`, cut over the data and fsdp axes.
+      Arrays `[B, ...]`, cut over the axes of the batch.
     """
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, np.asarray(rows))

@@ -184,7 +184,7 @@ def batch_sharding(mesh: Mesh | None, batch: int) -> NamedSharding | None:
     """Returns how batches `[S, B, D]` lie on the devices: B over the data axes."""
     if mesh is None:
         return None
-    axes = tuple(axis for axis in ("data", "fsdp") if axis in mesh.axis_names)
+    axes = tuple(axis for axis in parallel.BATCH_AXES if axis in mesh.axis_names)
     parts = int(np.prod([mesh.shape[axis] for axis in axes]))
     if batch % parts:
         raise InputError(f"the quantiser's batch is {batch}, expected a multiple of "

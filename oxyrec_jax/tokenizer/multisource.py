@@ -215,7 +215,7 @@ def _check(sources: ItemSources, near: pairs.Pairs, cfg: SourceConfig, mesh: Mes
     if cfg.generation != "multi-source" and not (sources.present.sum(1) > 1).any():
         raise InputError(f"no item has two of the sources {sources.names}, which "
                          f"{cfg.generation} learns from; choose \"multi-source\"")
-    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    devices = parallel.batch_parts(mesh)
     if training.batch < 2 or training.batch % devices:
         raise InputError(f"training.batch is {training.batch}, expected at least 2 and "
                          f"a multiple of the {devices} devices that share it")

@@ -123,7 +123,7 @@ def align_run(setting: Setting, cfg: AlignConfig, folder: pathlib.Path, *, seed:
         raise InputError(f"align.policy.method is {cfg.policy.method}, which needs "
                          "semantic rewards; give a judge")
     mesh = parallel.make_mesh() if mesh is None else mesh
-    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    devices = parallel.batch_parts(mesh)
     if cfg.batch % devices:
         raise InputError(f"align.batch is {cfg.batch}, which {devices} devices cannot "
                          "share equally; make it a multiple")
@@ -341,6 +341,12 @@ def _optimizer(cfg: AlignConfig) -> optax.GradientTransformation:
 
 
 @functools.lru_cache(maxsize=8)
+def drawing(model: Generator, cfg: AlignConfig) -> Callable:
+    """`align.draw` of a network and `cfg.compiled()`, compiled once in a process."""
+    return jax.jit(functools.partial(align.draw, model, cfg))
+
+
+@functools.lru_cache(maxsize=8)
 def _programs(model: Generator, cfg: AlignConfig, mesh: Mesh, leaves: tuple,
               tree: Any) -> tuple[Callable, Callable, Callable]:
     """Draw, appraise and update, which several runs of a process share.
@@ -350,7 +356,7 @@ def _programs(model: Generator, cfg: AlignConfig, mesh: Mesh, leaves: tuple,
       leaves, tree: flat, the shardings of parameters and moments.
     """
     shardings = jax.tree.unflatten(tree, leaves)
-    return (jax.jit(functools.partial(align.draw, model, cfg)),
+    return (drawing(model, cfg),
             jax.jit(functools.partial(align.appraise, model, cfg)),
             jax.jit(functools.partial(align.update, model, cfg, _optimizer(cfg)),
                     donate_argnums=(0, 1),

@@ -22,8 +22,10 @@ def boxed(names, shape=(4, 4)):
 
 
 def test_data_takes_the_devices_that_are_left():
-    assert dict(mesh(0, 2, 1).shape) == {"data": 4, "fsdp": 2, "tensor": 1}
-    assert dict(parallel.make_mesh().shape) == {"data": 8, "fsdp": 1, "tensor": 1}
+    rest = {"expert": 1, "table": 1}
+    assert dict(mesh(0, 2, 1).shape) == {"data": 4, "fsdp": 2, "tensor": 1, **rest}
+    assert dict(parallel.make_mesh().shape) == {"data": 8, "fsdp": 1, "tensor": 1,
+                                                **rest}
 
 
 @pytest.mark.parametrize("data, fsdp, tensor, said", [
@@ -33,6 +35,22 @@ def test_data_takes_the_devices_that_are_left():
 def test_a_mesh_that_does_not_fit_is_named(data, fsdp, tensor, said):
     with pytest.raises(InputError, match=said):
         mesh(data, fsdp, tensor)
+
+
+def test_a_mesh_is_read_from_the_command_line():
+    assert parallel.parse_mesh("data=2, fsdp=4") == {"data": 2, "fsdp": 4}
+
+
+@pytest.mark.parametrize("text", ["data", "data=", "rows=2", "data=2,data=2",
+                                  "data=two", "fsdp=-1", ""])
+def test_a_mesh_that_cannot_be_read_is_named(text):
+    with pytest.raises(InputError, match="such as data=2,fsdp=2"):
+        parallel.parse_mesh(text)
+
+
+def test_every_axis_but_tensor_has_its_share_of_the_batch():
+    laid = parallel.make_mesh(parallel.MeshConfig(tensor=2, expert=2, table=2))
+    assert parallel.batch_parts(laid) == 4
 
 
 def test_axes_lie_where_the_rules_say():
