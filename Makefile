@@ -6,7 +6,7 @@ MAJOR_MINOR := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_inf
 CONSTRAINTS := constraints/python$(MAJOR_MINOR).txt
 WORKDIR ?= runs/quickstart
 
-.PHONY: quickstart test install install-test lint bench clean
+.PHONY: quickstart test install install-test lint docs bench clean
 
 quickstart: install
 	$(BIN)/oxyrec quickstart --workdir $(WORKDIR)
@@ -18,6 +18,11 @@ lint: install-test
 	$(BIN)/python -m flake8 oxyrec_jax experiments benchmarks tests
 	$(BIN)/python -m mypy
 
+# Warnings are errors: a page that names what is not there is not built.
+docs: install-test
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -b html docs build/docs
+	@echo "open build/docs/index.html"
+
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test
 
@@ -27,7 +32,7 @@ $(BIN)/python:
 # A constraints file pins the versions the suite was last run with on that Python;
 # a Python without one gets the newest releases that setup.cfg allows.
 $(VENV)/.installed: setup.cfg pyproject.toml $(wildcard $(CONSTRAINTS)) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable . $(if $(wildcard $(CONSTRAINTS)),-c $(CONSTRAINTS))
+	$(BIN)/python -m pip install --quiet --editable '.[train]' $(if $(wildcard $(CONSTRAINTS)),-c $(CONSTRAINTS))
 	touch $@
 
 $(VENV)/.installed-test: setup.cfg pyproject.toml $(wildcard $(CONSTRAINTS)) | $(BIN)/python

@@ -1,6 +1,6 @@
 """Draws the picture of docs/align.md into docs/images: every method on one bandit.
 
-    python docs/plot_align.py          # a minute; needs the extras `docs` and `test`
+    python docs/plot_align.py          # a minute; needs the extras `plots` and `test`
 
 The curves are those that tests/train/test_train_policy.py holds against their optimum:
 36 items of two codes, groups of items drawn without replacement from the exact policy,

@@ -1,6 +1,6 @@
 """Draws the pictures of docs/losses.md into docs/images, from the losses themselves.
 
-    python docs/plot_losses.py          # 20 s; needs the extra `docs` (matplotlib)
+    python docs/plot_losses.py          # 20 s; needs the extra `plots`
 
 Every curve is a gradient that JAX took of the public function: nothing is redrawn from
 a formula, so a picture cannot disagree with the code.

@@ -1,6 +1,6 @@
 """Draws the pictures of docs/tokenizer.md into docs/images, on the simulated shop.
 
-    python docs/plot_tokenizer.py       # 3 min; needs the extra `docs` (matplotlib)
+    python docs/plot_tokenizer.py       # 3 min; needs the extra `plots`
     python docs/plot_tokenizer.py gini  # only this one
 
 Every picture is made of the package's own codes and figures for the quickstart's shop,

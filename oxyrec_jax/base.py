@@ -13,16 +13,11 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
+from oxyrec_jax.errors import InputError
+
+__all__ = ["Array", "InputError", "Weighted"]
+
 Array: TypeAlias = jax.Array
-
-
-class InputError(ValueError):
-    """What the user gave cannot be used.
-
-    The message is one clear sentence: the file, row or field, what was found, what was
-    expected and what to do. The command line prints it without a traceback and exits
-    with code 2.
-    """
 
 
 @jax.tree_util.register_dataclass

@@ -13,6 +13,7 @@ NAME = PACKAGE.name
 # Every part stands in one row and may import all rows above. Parts of one row are
 # strangers: where two of them must meet, one moves down a row.
 ROWS = (
+    ("errors",),  # all that the command line needs before a verb runs
     ("base",),
     ("artifacts", "progress", "huge_pages"),  # wanted from the next row on
     ("parallel", "profiling", "losses", "metrics", "llm"),

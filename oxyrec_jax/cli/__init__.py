@@ -10,11 +10,12 @@ from typing import Annotated, Union
 import tyro
 from tyro.conf import subcommand
 
-from oxyrec_jax.base import InputError
+from oxyrec_jax.cli import extras
 from oxyrec_jax.cli.building import Align, Prepare, Quickstart, Tokenize, Train
 from oxyrec_jax.cli.reasoning import Judge, Think
 from oxyrec_jax.cli.using import ABTest, Evaluate, Inspect, Recommend, Report
 from oxyrec_jax.cli.verb import Verb
+from oxyrec_jax.errors import InputError
 
 VERBS: dict[str, type[Verb]] = {
     "quickstart": Quickstart, "prepare": Prepare, "tokenize": Tokenize, "train": Train,
@@ -39,9 +40,19 @@ def main(arguments: list[str] | None = None) -> None:
     except InputError as error:
         print(f"oxyrec: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
+    except ModuleNotFoundError as error:
+        extra = extras.extra_of(error)
+        if extra is None:
+            raise
+        print(f"oxyrec: {error.name} is not installed; `pip install "
+              f"'oxyrec_jax[{extra}]'` installs it and what belongs to it",
+              file=sys.stderr)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("oxyrec: stopped; the same command continues", file=sys.stderr)
         raise SystemExit(130) from None
+    if not verb.speaks():
+        return
     if verb.json:
         print(json.dumps(found, allow_nan=False))
     else:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, arg
 
-from oxyrec_jax.base import InputError
-from oxyrec_jax.cli.verb import Verb, Workdir
+from oxyrec_jax.cli.verb import ManyHosts, Verb, Workdir
+from oxyrec_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,12 +111,15 @@ class Tokenize(Verb):
 
 
 @dataclasses.dataclass(frozen=True)
-class Train(Verb):
+class Train(ManyHosts):
     """Train the generator or a ranking model; killed and started again, it continues.
 
     Examples:
     $ oxyrec train --workdir runs/beauty --seed 0
     $ oxyrec train --workdir runs/cart --start-from runs/all
+    $ oxyrec train --workdir runs/beauty --mesh data=4,fsdp=2
+    $ oxyrec train --workdir runs/beauty --coordinator node0:9876 --processes 2 \\
+        --process 1
     """
 
     seed: Annotated[int | None, arg(
@@ -129,6 +132,7 @@ class Train(Verb):
 
     def work(self) -> dict[str, Any]:
         from oxyrec_jax import workflow
+        self.join()
         short = ([f"train.start_from={json.dumps(self.start_from)}"]
                  if self.start_from else [])
         return workflow.train(self.space(*short),
@@ -136,7 +140,7 @@ class Train(Verb):
 
 
 @dataclasses.dataclass(frozen=True)
-class Align(Verb):
+class Align(ManyHosts):
     """Train a generator further by reward: with candidates that its own search draws.
 
     The work directory shares data and semantic IDs with the one that it starts from,
@@ -178,6 +182,7 @@ class Align(Verb):
 
     def work(self) -> dict[str, Any]:
         from oxyrec_jax import workflow
+        self.join()
         short = [f"align.{name}={json.dumps(os.path.abspath(folder))}" for name, folder
                  in (("ranker", self.ranker), ("judge", self.judge)) if folder]
         return workflow.align(self.space(*short),

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from oxyrec_jax.base import InputError
 from oxyrec_jax.cli.verb import Verb
+from oxyrec_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)

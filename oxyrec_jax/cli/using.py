@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, Suppress, UseAppendAction, arg
 
-from oxyrec_jax.base import InputError
 from oxyrec_jax.cli.verb import Verb
+from oxyrec_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +156,8 @@ class ABTest(Verb):
         plan = ab_test.Plan(
             self.control, self.treatment, self.shop, self.days, self.users, self.slate,
             Visiting(self.comes, self.requests, self.seed),
-            Design(self.name, self.paired, self.level, self.splits), self.set)
+            Design(self.name, self.paired, self.level, self.splits),
+            (*self.set, *self.layout()))
         return ab_test.run(plan, self.workdir)
 
 

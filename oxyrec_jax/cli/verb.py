@@ -6,12 +6,17 @@ from typing import Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
-from oxyrec_jax.base import InputError
+from oxyrec_jax.errors import InputError
 
 Settings = Annotated[
     UseAppendAction[tuple[str, ...]],
     arg(metavar="NAME=VALUE", help="Change one field of the experiment, such as "
         "train.steps=50; for more fields give --set again.")]
+Mesh = Annotated[str, arg(
+    metavar="AXIS=N[,AXIS=N...]", help_behavior_hint="(default: the experiment's)",
+    help="How devices are laid out, such as data=4,fsdp=2; the axes are data, fsdp, "
+    "tensor, expert and table, and data takes the devices that are left. Short for "
+    "--set mesh.AXIS=N.")]
 Json = Annotated[FlagCreatePairsOff[bool], arg(
     help="Print one JSON object as the last line of standard output, and nothing else "
     "there.")]
@@ -29,6 +34,7 @@ class Verb:
     experiment: Positional[File] = ""
     workdir: Workdir = pathlib.Path("runs/experiment")
     set: Settings = ()
+    mesh: Mesh = ""
     json: Json = False
 
     def work(self) -> dict[str, Any]:
@@ -46,4 +52,44 @@ class Verb:
                              "one --set for each change")
         cfg = (config.load_experiment(self.experiment) if self.experiment else
                self.begin())
-        return workflow.open_workspace(self.workdir, cfg, (*settings, *self.set))
+        return workflow.open_workspace(
+            self.workdir, cfg, (*settings, *self.set, *self.layout()))
+
+    def speaks(self) -> bool:
+        """Whether this process tells what was found; one of a run's processes does."""
+        return True
+
+    def layout(self) -> list[str]:
+        """`--mesh` as settings of the experiment."""
+        from oxyrec_jax import parallel
+        return [f"mesh.{axis}={size}" for axis, size in
+                (parallel.parse_mesh(self.mesh) if self.mesh else {}).items()]
+
+
+@dataclasses.dataclass(frozen=True)
+class ManyHosts(Verb):
+    """A verb that several processes can do together; docs/scale.md has recipes."""
+
+    coordinator: Annotated[str, arg(
+        metavar="HOST:PORT", help_behavior_hint="(default: one process)",
+        help="Where process 0 of a run of many processes listens; auto inside a job of "
+        "SLURM, Open MPI, Kubernetes or Cloud TPU.")] = ""
+    processes: Annotated[int | None, arg(
+        metavar="INT", help_behavior_hint="(with HOST:PORT)",
+        help="How many processes there are.")] = None
+    process: Annotated[int | None, arg(
+        metavar="INT", help_behavior_hint="(with HOST:PORT)",
+        help="This one's number, from 0.")] = None
+    patience: Annotated[int, arg(
+        metavar="SECONDS", help="Without a sign of life from a process for so long, "
+        "the others end; the same commands continue.")] = 30
+
+    def join(self) -> None:
+        """Finds the other processes; before anything touches a device."""
+        from oxyrec_jax.parallel import hosts
+        hosts.start(hosts.Hosts(self.coordinator, self.processes, self.process,
+                                self.patience))
+
+    def speaks(self) -> bool:
+        import jax
+        return not self.coordinator or jax.process_index() == 0
