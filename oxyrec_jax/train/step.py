@@ -132,20 +132,51 @@ def init_state(model: nn.Module, optimizer: optax.GradientTransformation,
     Returns:
       The state, and the same tree holding each array's sharding.
     """
-    key = jax.random.key(seed)
-    example = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), dict(batch))
+    init, _, shardings = _plan(model, optimizer, batch, catalogue, mesh, seed, ema)
+    return jax.jit(init, out_shardings=shardings)(), shardings
 
-    def init_boxed() -> Any:
-        return model.init(key, example, catalogue.tables)["params"]
+
+def planned_state(model: nn.Module, optimizer: optax.GradientTransformation,
+                  batch: Batch, catalogue: Catalogue, mesh: Mesh, *, ema: bool
+                  ) -> tuple[TrainState, Any]:
+    """The first state as shapes; nothing is computed and nothing allocated.
+
+    Args:
+      model, optimizer, batch, catalogue, mesh, ema: as of `init_state`; batch and
+        catalogue may be shapes.
+
+    Returns:
+      The state's tree of `jax.ShapeDtypeStruct` with shardings, and the shardings.
+    """
+    _, abstract, shardings = _plan(model, optimizer, batch, catalogue, mesh, 0, ema)
+    return jax.tree.map(
+        lambda leaf, cut: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=cut),
+        abstract, shardings), shardings
+
+
+def _plan(model: nn.Module, optimizer: optax.GradientTransformation, batch: Batch,
+          catalogue: Catalogue, mesh: Mesh, seed: int, ema: bool
+          ) -> tuple[Callable[[], TrainState], TrainState, Any]:
+    """What makes the first state, its shapes, and where each array lies."""
+    key = jax.random.key(seed)
+
+    def init_boxed(tables: Any) -> Any:
+        example = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+                               dict(batch))
+        return model.init(key, example, tables)["params"]
 
     def init() -> TrainState:
-        params = nn.meta.unbox(init_boxed())
+        return state_of(catalogue.tables)
+
+    def state_of(tables: Any) -> TrainState:
+        params = nn.meta.unbox(init_boxed(tables))
         return TrainState(jnp.int32(0), params, optimizer.init(params),
                           jax.tree.map(jnp.copy, params) if ema else ())
 
-    layout = parallel.param_shardings(jax.eval_shape(init_boxed), mesh)
+    boxed = jax.eval_shape(init_boxed, catalogue.tables)
+    layout = parallel.param_shardings(boxed, mesh)
     whole = parallel.replicated(mesh)
-    abstract = jax.eval_shape(init)
+    abstract = jax.eval_shape(state_of, catalogue.tables)
     shardings: Any = TrainState(
         whole, layout,  # type: ignore[arg-type]  # shardings in the arrays' places
         optax.tree.map_params(
@@ -154,7 +185,7 @@ def init_state(model: nn.Module, optimizer: optax.GradientTransformation,
             abstract.optimizer, abstract.params, layout,
             transform_non_params=lambda _: whole),
         layout if ema else ())
-    return jax.jit(init, out_shardings=shardings)(), shardings
+    return init, abstract, shardings
 
 
 def make_train_step(model: nn.Module, optimizer: optax.GradientTransformation,
