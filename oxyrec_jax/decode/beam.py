@@ -25,6 +25,7 @@ exactly so.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -34,6 +35,7 @@ import numpy as np
 
 from oxyrec_jax.base import Array
 from oxyrec_jax.data.packing import count_up
+from oxyrec_jax.decode.diversity import Diversity, choose_apart, left_behind
 from oxyrec_jax.decode.sampling import Sampling, perturb, truncate
 from oxyrec_jax.tokenizer.trie import Leaves, Trie, children
 from oxyrec_jax.tokenizer.trie_filter import Filter
@@ -51,11 +53,15 @@ class Beams:
       leaves: `[B, K]` int32: their ranks among all semantic IDs; -1 where dead.
       log_probs: `[B, K]` float32, nats: descending, equal ones by ascending leaf; -inf
         where dead.
+      bound: `[B]` float32, nats: no semantic ID that is missing here is more probable;
+        -inf where nothing is missing. So the places above it hold the best of all, in
+        their order, proven, whatever the width of the search.
     """
 
     codes: Array
     leaves: Array
     log_probs: Array
+    bound: Array
 
 
 def beam_search(
@@ -68,6 +74,8 @@ def beam_search(
     normalise: Literal["legal", "full"] = "legal",
     allowed: Filter | None = None,
     sampling: Sampling | None = None,
+    prefix: Array | None = None,
+    diversity: Diversity | None = None,
 ) -> Beams:
     """Finds the K semantic IDs of highest log-probability, level by level.
 
@@ -94,13 +102,19 @@ def beam_search(
       sampling: draw K different semantic IDs without replacement instead, in the order
         in which they are drawn; log-probabilities are those of the policy drawn from.
         None: the best.
+      prefix: `[B, P]` int32, P <= T: the codes that each request's results begin with;
+        a row may be shorter and ends with -1. The search goes as if the trie held
+        nothing else, so that with "legal" log-probabilities are those given the prefix.
+        A prefix that no item has finds nothing. None: any.
+      diversity: search in groups that avoid each other's codes. None: in one.
 
     Returns:
       `Beams` of exactly K places.
 
     Raises:
-      ValueError: beams, batch or normalise make no sense, a shape from step_fn is not
-        as above, or a level has 2**31 candidates (seen while tracing).
+      ValueError: beams, batch or normalise make no sense, a shape is not as above, a
+        level has 2**31 candidates (seen while tracing), groups do not divide the beams,
+        or there is both sampling and diversity.
 
     Source: ours; scores over the legal set as in xGR, https://arxiv.org/abs/2512.11529.
     """
@@ -108,7 +122,9 @@ def beam_search(
         raise ValueError(f"{beams=} {batch=}, expected beams >= 1 and batch >= 0")
     if normalise not in ("legal", "full"):
         raise ValueError(f"{normalise=}, expected 'legal' or 'full'")
+    _check_ways(beams, batch, sampling, prefix, diversity, trie.depth)
     _check_state(state, batch, 1)
+    bound = jnp.full(batch, -jnp.inf, jnp.float32)
     nodes = jnp.zeros((batch, 1), jnp.int32)
     log_probs = ranks = jnp.zeros((batch, 1), jnp.float32)
     paths = jnp.zeros((batch, 1, 0), jnp.int32)
@@ -120,6 +136,8 @@ def beam_search(
             raise ValueError(f"{logits.shape=}, expected {(batch, live, width)}")
         _check_state(state, batch, live)
         next_codes, next_nodes, legal = children(trie, level, nodes, allowed=allowed)
+        if prefix is not None and level < prefix.shape[1]:
+            legal &= _follows(prefix[:, :level + 1], next_codes)
         if sampling is not None:
             logits = logits.astype(jnp.float32) / sampling.temperature
         step = _log_softmax(logits, next_codes, legal, normalise)
@@ -132,22 +150,24 @@ def beam_search(
         if live * slots >= 2**31:
             raise ValueError(f"level {level} has {live} beams of {slots} children, "
                              "expected less than 2**31 together; take fewer beams")
-        flat = (batch, live * slots)
-        scores, order = scores.reshape(flat), order.reshape(flat)
-        # One flat selection: choosing within each beam first is 2 to 40 times slower
-        # on a CPU core (32 requests, K 10 to 256, 256 slots), because top_k of a row
-        # costs little more than reading it.
-        keep = min(beams, live * slots, len(trie.codes[level]))
-        _, chosen = jax.lax.top_k(order, keep)
-        if level + 1 < trie.depth:
-            chosen = jnp.sort(chosen, axis=-1)  # by node: see Order above
-        log_probs, ranks = _pick(scores, chosen), _pick(order, chosen)
+        last = level + 1 == trie.depth
+        most = min(beams, live * slots, len(trie.codes[level]))
+        if diversity is None:
+            chosen, left = _choose(order, scores, most, exact=sampling is None)
+            if not last:
+                chosen = jnp.sort(chosen, axis=-1)  # by node: see Order above
+            log_probs = _pick(scores, chosen)
+        else:
+            chosen, log_probs, left = choose_apart(
+                scores, next_codes, next_nodes, diversity, most=beams, last=last,
+                width=width, size=len(trie.codes[level]))
+        bound, ranks = jnp.maximum(bound, left), _pick(order, chosen)
         dead = log_probs == -jnp.inf
-        nodes = jnp.where(dead, -1, _pick(next_nodes.reshape(scores.shape), chosen))
-        last = jnp.where(dead, 0, _pick(next_codes.reshape(scores.shape), chosen))
+        nodes = jnp.where(dead, -1, _pick(next_nodes, chosen))
+        newest = jnp.where(dead, 0, _pick(next_codes, chosen))
         parents = chosen // slots
-        paths = jnp.concatenate([_gather(paths, parents), last[..., None]], axis=-1)
-        if level + 1 < trie.depth:
+        paths = jnp.concatenate([_gather(paths, parents), newest[..., None]], axis=-1)
+        if not last:
             state = jax.tree.map(lambda leaf: _gather(leaf, parents), state)
     missing = [(0, 0), (0, beams - nodes.shape[1])]
     paths = jnp.where(nodes[..., None] < 0, -1, paths)
@@ -155,6 +175,7 @@ def beam_search(
         jnp.pad(paths, [*missing, (0, 0)], constant_values=-1),
         jnp.pad(nodes, missing, constant_values=-1),
         jnp.pad(log_probs, missing, constant_values=-jnp.inf),
+        bound,
     )
 
 
@@ -239,9 +260,34 @@ def _log_softmax(logits: Array, codes: Array, legal: Array, normalise: str) -> A
     return jnp.where(chosen == -jnp.inf, -jnp.inf, chosen - peak - total)
 
 
+def _choose(order: Array, scores: Array, most: int, *, exact: bool
+            ) -> tuple[Array, Array]:
+    """The flat indices `[B, K]` of the highest in order, and the best score `[B]` that
+    is left behind; `exact` where order and scores are the same.
+
+    One flat selection: choosing within each beam first is 2 to 40 times slower on a CPU
+    core (32 requests, K 10 to 256, 256 slots), because top_k of a row costs little more
+    than reading it.
+    """
+    flat = order.reshape(order.shape[0], math.prod(order.shape[1:]))
+    if exact:
+        values, chosen = jax.lax.top_k(flat, min(most + 1, flat.shape[1]))
+        left = jnp.max(values[:, most:], axis=1, initial=-jnp.inf)
+        return chosen[:, :most], left
+    _, chosen = jax.lax.top_k(flat, most)
+    return chosen, left_behind(scores, chosen)
+
+
+def _follows(prefix: Array, codes: Array) -> Array:
+    """Whether codes `[B, K', M]` are what `[B, l + 1]` prefixes ask for at level l."""
+    wanted = jnp.where(jnp.all(prefix >= 0, axis=1), prefix[:, -1], -1)[:, None, None]
+    return (wanted < 0) | (codes == wanted)
+
+
 def _pick(values: Array, chosen: Array) -> Array:
-    """`[B, S]` and `[B, K]` flat indices to `[B, K]`."""
-    return jnp.take_along_axis(values, chosen, axis=1)
+    """`[B, K', M]` and `[B, K]` flat indices to `[B, K]`."""
+    flat = values.reshape(values.shape[0], math.prod(values.shape[1:]))
+    return jnp.take_along_axis(flat, chosen, axis=1)
 
 
 def _gather(values: Array, parents: Array) -> Array:
@@ -250,6 +296,17 @@ def _gather(values: Array, parents: Array) -> Array:
         return jnp.broadcast_to(values, (*parents.shape, *values.shape[2:]))
     rows = jnp.arange(parents.shape[0], dtype=jnp.int32)[:, None]
     return values.at[rows, parents].get(mode="promise_in_bounds")
+
+
+def _check_ways(beams: int, batch: int, sampling: Sampling | None,
+                prefix: Array | None, diversity: Diversity | None, depth: int) -> None:
+    if prefix is not None and (prefix.shape[:-1] != (batch,)
+                               or prefix.shape[1] > depth):
+        raise ValueError(f"{prefix.shape=}, expected ({batch}, at most {depth})")
+    if diversity is not None and beams % diversity.groups:
+        raise ValueError(f"{beams=} for {diversity.groups} groups of one size")
+    if diversity is not None and sampling is not None:
+        raise ValueError("both sampling and diversity; draws differ by themselves")
 
 
 def _check_state(state: Any, batch: int, live: int) -> None:

@@ -9,17 +9,21 @@ import jax.numpy as jnp
 
 from oxyrec_jax.base import Array
 from oxyrec_jax.decode.beam import Beams, beam_search
+from oxyrec_jax.decode.diversity import Diversity
 from oxyrec_jax.decode.sampling import Sampling
 from oxyrec_jax.models.generator import Generator, Mixture
 from oxyrec_jax.models.tables import ItemTables
 from oxyrec_jax.tokenizer import trie as trie_lib
 from oxyrec_jax.tokenizer.catalogue import Catalogue
+from oxyrec_jax.tokenizer.trie_filter import Filter
 
 
 @functools.partial(jax.jit, static_argnames=("model", "beams", "experts"))
 def recommend(model: Generator, params: Any, batch: dict[str, Array],
               catalogue: Catalogue, *, beams: int, experts: bool = True,
-              sampling: Sampling | None = None) -> Beams:
+              sampling: Sampling | None = None, allowed: Filter | None = None,
+              prefix: Array | None = None, diversity: Diversity | None = None
+              ) -> Beams:
     """Finds the best semantic IDs for each history; one compiled program.
 
     Args:
@@ -31,6 +35,9 @@ def recommend(model: Generator, params: Any, batch: dict[str, Array],
       beams: K, static.
       experts: without it a model that mixes experts answers with its decoder alone.
       sampling: draw without replacement instead of taking the best.
+      allowed: what each request may get; the answer is that of a catalogue from which
+        all other items were retired.
+      prefix, diversity: as `beam_search` takes them.
 
     Returns:
       `Beams`: exact log-probabilities over the legal semantic IDs, best first or in
@@ -47,9 +54,14 @@ def recommend(model: Generator, params: Any, batch: dict[str, Array],
         def step(past: Any, codes: Array | None, level: int) -> tuple[Array, Any]:
             return ask(search, past, codes, level, method="search_step")
         return beam_search(step, (), catalogue.trie, beams=beams, batch=size,
-                           sampling=sampling)
+                           sampling=sampling, allowed=allowed, prefix=prefix,
+                           diversity=diversity)
 
     trie = catalogue.trie
+    live = catalogue.tables.live  # [N], or [B, N] under a filter; None: all
+    if allowed is not None:
+        admitted = allowed.admitted(catalogue.tables.codes.shape[0])
+        live = admitted if live is None else admitted & live
     shared: dict[str, Any] = {}  # made at level 0, read by later levels of a trace
 
     def mixed_step(state: Any, codes: Array | None, level: int) -> tuple[Array, Any]:
@@ -61,14 +73,14 @@ def recommend(model: Generator, params: Any, batch: dict[str, Array],
             nodes = trie_lib.advance(trie, level - 1, nodes, chosen)
             before = jnp.take_along_axis(before, chosen[..., None], axis=-1)[..., 0]
         logits, past = ask(search, past, codes, level, method="search_step")
-        legal = trie_lib.mask(trie, level, nodes)
+        legal = trie_lib.mask(trie, level, nodes, allowed=allowed)
         if level == 0:
             first = _legal_log_softmax(logits, legal)
             mixture = ask(used, search.state, catalogue.tables, first, own=False,
                           method="mixture")
             shared["mixture"] = mixture
             shared["others"] = _other_experts(ask, model, catalogue, search.state,
-                                              mixture)
+                                              mixture, live)
         mixture = shared["mixture"]
         own = _legal_log_softmax(mixture.sharpness[0] * logits, legal)
         sums = before[..., None] + own
@@ -79,7 +91,8 @@ def recommend(model: Generator, params: Any, batch: dict[str, Array],
         return mixed, (past, nodes, sums)
 
     return beam_search(mixed_step, (), trie, beams=beams, batch=size,
-                       sampling=sampling)
+                       sampling=sampling, allowed=allowed, prefix=prefix,
+                       diversity=diversity)
 
 
 def with_item_keys(model: Generator, params: Any, catalogue: Catalogue) -> Catalogue:
@@ -108,8 +121,9 @@ def _legal_log_softmax(logits: Array, legal: Array) -> Array:
 
 
 def _other_experts(ask: Any, model: Generator, catalogue: Catalogue, state: Array,
-                   mixture: Mixture) -> Array:
-    """`[B, N]`: the weighted probability of every item under memory and item head."""
+                   mixture: Mixture, live: Array | None) -> Array:
+    """`[B, N]`: the weighted probability of every item under memory and item head; of
+    those that are not live none."""
     weights = jnp.exp(mixture.log_weights[:, 0])
     items = jnp.zeros((state.shape[0], catalogue.tables.codes.shape[0]), jnp.float32)
     if mixture.pointer is not None:
@@ -119,11 +133,11 @@ def _other_experts(ask: Any, model: Generator, catalogue: Catalogue, state: Arra
             weights[:, 1:2] * mixture.pointer.weights[:, 0])
     if model.cfg.item_head:
         scores = ask(state, catalogue.tables, method="item_scores")[:, 0]
-        if catalogue.tables.live is not None:
-            scores = jnp.where(catalogue.tables.live, scores, -jnp.inf)
+        if live is not None:
+            scores = jnp.where(live, scores, -jnp.inf)
         items = items + weights[:, -1:] * jax.nn.softmax(
             mixture.sharpness[1] * scores, axis=-1)
-    return items
+    return items if live is None else jnp.where(live, items, 0)
 
 
 def _mass_of_nodes(catalogue: Catalogue, items: Array, level: int) -> Array:

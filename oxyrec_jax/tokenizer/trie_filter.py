@@ -45,6 +45,7 @@ class Filter:
       nodes: for each level `[B, m]` int32: the nodes that a limited request may enter,
         or that another may not, ascending, then `END`.
       offsets: `[S + 1]` int32: the first place of each leaf, as in `Places`.
+      of_items: `[N']` int32: the place of each item, as in `Places`.
     """
 
     pools: Pools
@@ -53,6 +54,7 @@ class Filter:
     listed: Array
     nodes: tuple[Array, ...]
     offsets: Array
+    of_items: Array
 
     def open_children(self, trie: Trie, level: int, first: Array) -> Array:
         """Tells which children of each node have an allowed item below them.
@@ -85,6 +87,27 @@ class Filter:
         hit = _hit(self.nodes[level], first, slots)
         open_ = jnp.where(self.limited[:, None, None], hit, open_ & ~hit)
         return open_.reshape(*shape, slots)
+
+    def admitted(self, items: int) -> Array:
+        """Tells of the first items whether each request may get them; may be traced.
+
+        Args:
+          items: N, static: how many; those that are not in the catalogue are not.
+
+        Returns:
+          `[B, N]` bool.
+        """
+        place = self.of_items.at[jnp.arange(items)].get(mode="fill", fill_value=-1)
+        batch, known = len(self.pool), len(self.of_items)
+        safe = jnp.maximum(place, 0)
+        open_ = jnp.ones((batch, items), bool)
+        if len(self.pools.words):
+            open_ = _bit(self.pools.words, self.pool[:, None], safe[None])
+        rows = jnp.arange(batch)[:, None]
+        listed = jnp.zeros((batch, known), bool).at[rows, self.listed].set(
+            True, mode="drop")[:, safe]
+        allowed = jnp.where(self.limited[:, None], listed, open_ & ~listed)
+        return allowed & (place >= 0)
 
     def admits(self, row: int, places: np.ndarray) -> np.ndarray:
         """Tells which items a request may get; on the host.
@@ -154,7 +177,8 @@ def make_filter(
         trie, places, pools, chosen, restricted,
         None if allow is None else jnp.asarray(allow),
         jnp.asarray(none if deny is None else deny))
-    return Filter(pools, chosen, restricted, listed, nodes, places.offsets)
+    return Filter(pools, chosen, restricted, listed, nodes, places.offsets,
+                  places.of_items)
 
 
 def mark_nodes(trie: Trie, places: Places, pools: Pools) -> Pools:

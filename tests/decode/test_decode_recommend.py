@@ -10,6 +10,8 @@ import pytest
 import tiny_world
 from oxyrec_jax.decode.recommend import recommend
 from oxyrec_jax.models.memory import count_successors
+from oxyrec_jax.tokenizer import item_sets, trie_filter
+from oxyrec_jax.tokenizer.catalogue import make_catalogue
 from oxyrec_jax.train import objective
 from oxyrec_jax.train.objective import ObjectiveConfig
 
@@ -21,6 +23,14 @@ MIXES = {"decoder alone": {}, "memory": {"memory": True},
          "item head": {"item_head": True},
          "memory and item head": {"memory": True, "item_head": True},
          "shared head": {"memory": True, "item_head": True, "head": "shared"}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Many programs are compiled for a handful of tiny calls each."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def learnt(own=None):
@@ -117,6 +127,50 @@ def test_without_experts_the_decoder_alone_answers():
         place = np.asarray(found.leaves[row]).tolist().index(leaves.of_items()[item])
         np.testing.assert_allclose(found.log_probs[row, place], expected, rtol=1e-4,
                                    atol=1e-4)
+
+
+@pytest.mark.parametrize("mix, distinct", [
+    ("decoder alone", True), ("memory and item head", False)])
+def test_a_filter_answers_as_a_catalogue_without_the_other_items(mix, distinct):
+    model, catalogue, leaves, params = world(MIXES[mix], distinct=distinct)
+    keep = np.random.default_rng(5).random((3, ITEMS)) < 0.5
+    places = item_sets.place_items(catalogue.trie, leaves)
+    pools = item_sets.rank_sets(item_sets.pack_flags(
+        places, leaves, np.stack([keep[0], keep[1], np.ones(ITEMS, bool)])))
+    denied = item_sets.item_lists([[], [], np.flatnonzero(~keep[2])], items=ITEMS)
+    allowed = trie_filter.make_filter(catalogue.trie, places, batch=3, pools=pools,
+                                      pool=np.arange(3), deny=denied)
+    found = recommend(model, params, requests(), catalogue, beams=ITEMS,
+                      allowed=allowed)
+    successors = catalogue.tables.successors
+    for row in range(3):
+        rest, own = make_catalogue(
+            np.asarray(catalogue.tables.codes), WIDTHS, popularity=np.zeros(ITEMS),
+            successors=successors, retired=~keep[row], at_least=catalogue.trie)
+        expected = recommend(model, params, requests([row]), rest, beams=ITEMS)
+        count = len(own)
+        assert 0 < count < len(leaves)
+        np.testing.assert_array_equal(found.codes[row, :count],
+                                      expected.codes[0, :count])
+        np.testing.assert_allclose(found.log_probs[row], expected.log_probs[0],
+                                   rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [MIXES["decoder alone"],
+                                     MIXES["memory and item head"]])
+def test_below_a_prefix_the_distribution_is_conditional(options):
+    model, catalogue, _, params = world(options)
+    every = recommend(model, params, requests(), catalogue, beams=ITEMS)
+    first = int(np.asarray(catalogue.tables.codes)[0, 0])
+    below = recommend(model, params, requests(), catalogue, beams=ITEMS,
+                      prefix=jnp.full((3, 1), first, jnp.int32))
+    for row in range(3):
+        inside = np.asarray(every.codes[row, :, 0]) == first
+        chance = np.exp(np.asarray(every.log_probs[row], np.float64)[inside])
+        np.testing.assert_array_equal(np.asarray(below.codes[row])[:inside.sum()],
+                                      np.asarray(every.codes[row])[inside])
+        np.testing.assert_allclose(np.exp(below.log_probs[row, :inside.sum()]),
+                                   chance / chance.sum(), rtol=1e-4)
 
 
 def test_few_beams_give_true_probabilities():

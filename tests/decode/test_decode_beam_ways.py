@@ -1,0 +1,206 @@
+"""Searches below a prefix, in groups, and what they prove, against plain Python."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from beam_oracle import (
+    BATCH, assert_row_is, enumerate_all, full_trie, host, python_beam_search,
+    random_catalogue, random_tables, step_scores, table_step)
+from oxyrec_jax.decode import beam
+from oxyrec_jax.decode.diversity import Diversity
+from oxyrec_jax.decode.sampling import Sampling, request_keys
+from oxyrec_jax.tokenizer import trie as tries
+
+WIDTHS = (4, 3, 5)
+
+
+@functools.partial(jax.jit, static_argnames=("beams", "normalise"))
+def search(tables, trie, *, beams, normalise="legal", prefix=None, diversity=None,
+           sampling=None):
+    batch = tables[0].shape[0]
+    state = {"prefix": jnp.zeros((batch, 1), jnp.int32)}
+    return beam.beam_search(table_step(tables), state, trie, beams=beams, batch=batch,
+                            normalise=normalise, prefix=prefix, diversity=diversity,
+                            sampling=sampling)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Compiling is most of the time here and nothing compares speed."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def worlds(count, seed, impossible=True):
+    """Random catalogues of one compiled shape, and tables of logits."""
+    rng = np.random.default_rng(seed)
+    largest, _ = full_trie(WIDTHS)
+    for case in range(count):
+        codes = random_catalogue(rng, WIDTHS)
+        trie, _ = tries.build_trie(codes, WIDTHS, at_least=largest)
+        tables = random_tables(
+            rng, WIDTHS, impossible=0.3 if impossible and case % 3 == 0 else 0)
+        yield rng, trie, tables, sorted({tuple(row) for row in codes.tolist()})
+
+
+# --- below a prefix ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("normalise", ["legal", "full"])
+@pytest.mark.parametrize("beams", [3, 60])
+def test_below_a_prefix_the_search_is_that_of_the_ids_that_begin_so(beams, normalise):
+    lengths = set()
+    for rng, trie, tables, sids in worlds(30, beams):
+        prefix = np.stack([rng.integers(0, width + 1, BATCH) for width in WIDTHS], 1)
+        for row in range(BATCH):  # some of them exist, some do not
+            if rng.random() < 0.7:
+                prefix[row] = sids[rng.integers(len(sids))]
+            prefix[row, rng.integers(0, 4):] = -1
+        result = host(search(tables, trie, beams=beams, normalise=normalise,
+                             prefix=prefix.astype(np.int32)))
+        for row in range(BATCH):
+            wanted = tuple(code for code in prefix[row].tolist() if code >= 0)
+            own = [sid for sid in sids if sid[:len(wanted)] == wanted]
+            lengths.add((len(wanted), bool(own)))
+            expected = python_beam_search(tables, row, own, beams=beams,
+                                          normalise=normalise)
+            assert_row_is(result, row, expected, sids, beams=beams)
+    assert len(lengths) == 7  # every length, those of no item too
+
+
+def test_below_a_prefix_probabilities_are_conditional():
+    for rng, trie, tables, sids in worlds(5, 1, impossible=False):
+        first = sids[rng.integers(len(sids))][0]
+        every = host(search(tables, trie, beams=60))
+        below = host(search(tables, trie, beams=60,
+                            prefix=np.full((BATCH, 1), first, np.int32)))
+        for row in range(BATCH):
+            inside = every.codes[row, :, 0] == first
+            whole = every.log_probs[row][inside]
+            np.testing.assert_allclose(
+                below.log_probs[row, :inside.sum()],
+                whole - np.log(np.exp(whole.astype(float)).sum()), atol=1e-5)
+
+
+def test_what_follows_the_first_minus_one_of_a_prefix_is_not_read():
+    _, trie, tables, _ = next(worlds(1, 2))
+    one = host(search(tables, trie, beams=6, prefix=np.array(
+        [[1, -1, -1], [-1, -1, -1], [0, 2, -1]], np.int32)))
+    other = host(search(tables, trie, beams=6, prefix=np.array(
+        [[1, -1, 3], [-1, 2, 1], [0, 2, -1]], np.int32)))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+# --- what is proven ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beams", [1, 4, 60])
+def test_places_above_the_bound_are_the_best_of_all(beams):
+    proven = missed = 0
+    for _, trie, tables, sids in worlds(30, 10 + beams):
+        result = host(search(tables, trie, beams=beams))
+        for row in range(BATCH):
+            every = enumerate_all(tables, row, sids, normalise="legal")
+            found = {tuple(codes) for codes in result.codes[row].tolist()}
+            left = [score for score, sid in every if sid not in found]
+            assert max(left, default=-np.inf) <= result.bound[row] + 1e-5
+            if len(left) == 0 and beams == 60:
+                assert result.bound[row] == -np.inf
+            sure = int((result.log_probs[row] > result.bound[row] + 1e-5).sum())
+            assert (result.codes[row, :sure].tolist()
+                    == [list(sid) for _, sid in every[:sure]])
+            proven += sure
+            missed += [list(sid) for _, sid in every[:beams]] != [
+                codes for codes in result.codes[row].tolist() if codes[0] >= 0]
+    assert proven > 30 and (missed or beams == 60)
+
+
+def test_what_a_sampled_search_leaves_behind_is_bounded_too():
+    for _, trie, tables, sids in worlds(10, 7, impossible=False):
+        how = Sampling(request_keys(jax.random.key(3), BATCH))
+        result = host(search(tables, trie, beams=4, sampling=how))
+        for row in range(BATCH):
+            found = {tuple(codes) for codes in result.codes[row].tolist()}
+            left = [score for score, sid in enumerate_all(
+                tables, row, sids, normalise="legal") if sid not in found]
+            assert max(left, default=-np.inf) <= result.bound[row] + 1e-5
+
+
+# --- in groups -----------------------------------------------------------------------
+
+
+def python_groups(tables, row, sids, *, beams, groups, strength):
+    """Ranked (log-probability, semantic ID), by the definition."""
+    alive = [[(0.0, ())] for _ in range(groups)]
+    for level in range(len(tables)):
+        uses, taken = {}, set()
+        for group in range(groups):
+            found = []
+            for score, prefix in alive[group]:
+                followers = sorted({s[level] for s in sids if s[:level] == prefix})
+                steps = step_scores(tables, row, prefix, followers, "legal")
+                found += [(score + step, (*prefix, c)) for c, step in steps.items()]
+            if level + 1 == len(tables):
+                found = [one for one in found if one[1] not in taken]
+            found.sort(key=lambda one: (
+                -(one[0] - strength * uses.get(one[1][-1], 0)), one[1]))
+            alive[group] = found[:beams // groups]
+            for _, prefix in alive[group]:
+                uses[prefix[-1]] = uses.get(prefix[-1], 0) + 1
+                taken.add(prefix)
+    return sorted(sum(alive, []), key=lambda one: (-one[0], one[1]))
+
+
+@pytest.mark.parametrize("beams, groups, strength", [
+    (6, 3, 0.7), (6, 2, 5.0), (4, 4, 0.3), (60, 2, 1.0), (6, 3, 0.0)])
+def test_groups_equal_the_definition(beams, groups, strength):
+    for _, trie, tables, sids in worlds(20, beams):
+        result = host(search(tables, trie, beams=beams,
+                             diversity=Diversity(groups, strength)))
+        for row in range(BATCH):
+            expected = python_groups(tables, row, sids, beams=beams, groups=groups,
+                                     strength=strength)
+            assert_row_is(result, row, expected, sids, beams=beams)
+            assert len({sid for _, sid in expected}) == len(expected)
+
+
+def test_one_group_is_the_plain_search():
+    for _, trie, tables, _ in worlds(10, 3):
+        plain = host(search(tables, trie, beams=6))
+        one = host(search(tables, trie, beams=6, diversity=Diversity(1, 2.0)))
+        jax.tree.map(np.testing.assert_array_equal, plain, one)
+
+
+def test_more_strength_brings_more_first_codes():
+    # three items of code 0 are likely, one of code 1 and one of code 2 are not
+    trie, _ = tries.build_trie(np.array([[0, 0], [0, 1], [0, 2], [1, 0], [2, 0]]),
+                               (3, 3))
+    tables = [np.array([[[4.0, 1.0, 0.0]]], np.float32),
+              np.zeros((1, 3, 3), np.float32)]
+
+    def firsts(strength):
+        found = host(search(tables, trie, beams=3, diversity=Diversity(3, strength)))
+        return sorted(found.codes[0, :, 0].tolist())
+    assert firsts(0.0) == [0, 0, 0]
+    assert firsts(3.5) == [0, 0, 1]  # code 0 costs 3.5 and then 7
+    assert firsts(20.0) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"diversity": Diversity(4)}, "groups"),
+    ({"diversity": Diversity(2), "sampling": Sampling(
+        request_keys(jax.random.key(0), BATCH))}, "both"),
+    ({"prefix": np.zeros((BATCH, 4), np.int32)}, "prefix.shape"),
+    ({"prefix": np.zeros((1, 2), np.int32)}, "prefix.shape"),
+])
+def test_ways_that_make_no_sense_are_refused(options, message):
+    _, trie, tables, _ = next(worlds(1, 0))
+    with pytest.raises(ValueError, match=message):
+        search(tables, trie, beams=6, **options)
+    with pytest.raises(ValueError, match="groups"):
+        Diversity(0)
