@@ -13,6 +13,7 @@ from tyro.conf import subcommand
 from oxyrec_jax.cli import extras
 from oxyrec_jax.cli.building import Align, Prepare, Quickstart, Tokenize, Train
 from oxyrec_jax.cli.reasoning import Judge, Think
+from oxyrec_jax.cli.reproducing import Reproduce
 from oxyrec_jax.cli.using import ABTest, Evaluate, Inspect, Recommend, Report
 from oxyrec_jax.cli.verb import Verb
 from oxyrec_jax.errors import InputError
@@ -20,7 +21,8 @@ from oxyrec_jax.errors import InputError
 VERBS: dict[str, type[Verb]] = {
     "quickstart": Quickstart, "prepare": Prepare, "tokenize": Tokenize, "train": Train,
     "align": Align, "think": Think, "judge": Judge, "evaluate": Evaluate,
-    "recommend": Recommend, "report": Report, "abtest": ABTest, "inspect": Inspect}
+    "recommend": Recommend, "report": Report, "abtest": ABTest, "inspect": Inspect,
+    "reproduce": Reproduce}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -31,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     Raises:
       SystemExit: with code 2 after one clear sentence on bad input, 130 when
-        interrupted.
+        interrupted, 1 where a verb says so of what it found.
     """
     _set_up_logging()
     verb = _parse(sys.argv[1:] if arguments is None else arguments)
@@ -58,6 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         from oxyrec_jax import printing
         printing.show(found)
+    if code := verb.code(found):
+        raise SystemExit(code)
 
 
 def _parse(arguments: list[str]) -> Verb:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
@@ -40,6 +41,10 @@ class Verb:
     def work(self) -> dict[str, Any]:
         """Does the work and returns JSON values."""
         raise TypeError(f"{type(self).__name__} has no work")
+
+    def code(self, found: Mapping[str, Any]) -> int:
+        """The exit code for what `work` returned."""
+        return 0
 
     def begin(self) -> Any:
         """The experiment where no file is given; None: that of the work directory."""
