@@ -134,6 +134,11 @@ class StepClock:
     def restart(self) -> None:
         """Forgets the time so far and starts anew."""
         self.seconds, self._since = 0.0, time.perf_counter()
+        self._began = self._since
+
+    def goodput(self) -> float:
+        """Returns step seconds : all seconds since the last `restart`, at most 1."""
+        return self.read() / max(time.perf_counter() - self._began, 1e-9)
 
     def read(self) -> float:
         """Returns step seconds since the last `restart`."""

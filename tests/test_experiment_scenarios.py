@@ -84,7 +84,7 @@ def drawn(model, dataset, catalogue, cfg, folder, *, seed, start=None, **_):
                 "model": dataclasses.asdict(model.cfg)}
     beginning.check_same_run(folder / "run.json", settings, {})
     if not (folder / "best").exists():
-        batch = TrainSource(dataset, loop._with_columns(cfg.pipeline, model, dataset),
+        batch = TrainSource(dataset, loop.with_columns(cfg.pipeline, model, dataset),
                             seed=seed)[0]
         shapes = nn.meta.unbox(jax.eval_shape(
             lambda: model.init(jax.random.key(0), batch, catalogue.tables)["params"]))

@@ -47,6 +47,17 @@ def test_the_clock_counts_steps_and_not_pauses(now):
     assert clock.read() == 5
 
 
+def test_goodput_is_the_share_of_time_in_steps(now):
+    clock = profiling.StepClock()
+    now[0] += 3
+    with clock.paused():
+        now[0] += 1
+    assert clock.goodput() == 0.75
+    clock.restart()
+    now[0] += 2
+    assert clock.goodput() == 1.0
+
+
 def test_pauses_may_nest_and_end_by_an_error(now):
     clock = profiling.StepClock()
     with pytest.raises(KeyError):

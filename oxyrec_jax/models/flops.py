@@ -6,8 +6,11 @@ the adapters of instructions, and retrieval.
 A training step is three forward passes (one forward, two backward).
 """
 
+import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from oxyrec_jax.models.config import ModelConfig
 
@@ -71,6 +74,34 @@ def forward_flops(cfg: ModelConfig, widths: Sequence[int], *, lengths: Sequence[
             + 4 * positions * seen * inner)
         head += count * 2 * width * rows
     return ForwardFlops(encoder, decoder, head)
+
+
+def batch_flops(cfg: ModelConfig, widths: Sequence[int],
+                batch: Mapping[str, np.ndarray], *, features: int = 0) -> ForwardFlops:
+    """FLOPs of one forward pass over the real positions of a training batch.
+
+    Args:
+      cfg, widths, features: as of `forward_flops`.
+      batch: `segments` `[B, L]`, 0 on padding, one number for each history of a row;
+        `target_mask` `[B, J]`; as `data.pipeline` makes them.
+
+    Returns:
+      FLOPs by part; a history's targets are taken for its last positions.
+    """
+    segments, mask = np.asarray(batch["segments"]), np.asarray(batch["target_mask"])
+    owner = np.arange(len(segments))[:, None] * (int(segments.max()) + 1)
+    lengths = np.bincount((owner + segments)[segments > 0])
+    own = (segments if mask.shape == segments.shape
+           else np.ones(mask.shape, segments.dtype))
+    targets = np.bincount((owner + own)[mask], minlength=len(lengths))
+    parts = np.zeros(3)
+    pairs = zip(lengths.tolist(), targets.tolist(), strict=True)
+    for (length, count), times in collections.Counter(pairs).items():
+        if length:
+            one = forward_flops(cfg, widths, lengths=[length], targets=[count],
+                                features=features)
+            parts += times * np.array(dataclasses.astuple(one))
+    return ForwardFlops(*parts.tolist())
 
 
 def ranking_flops(cfg: ModelConfig, *, history: int, shown: int) -> float:

@@ -130,7 +130,7 @@ def train(model: Generator | Ranker, dataset: Dataset, catalogue: Catalogue,
                 "widths": list(model.widths), "seed": seed, **(more or {})}
     beginning.check_same_run(folder / "run.json", settings,
                              {"train": TrainConfig(), "model": ModelConfig()})
-    cfg = dataclasses.replace(cfg, pipeline=_with_columns(cfg.pipeline, model, dataset))
+    cfg = dataclasses.replace(cfg, pipeline=with_columns(cfg.pipeline, model, dataset))
     batches = train_batches(
         dataset, cfg.pipeline, seed=seed, process_index=jax.process_index(),
         process_count=jax.process_count())
@@ -157,8 +157,8 @@ def train(model: Generator | Ranker, dataset: Dataset, catalogue: Catalogue,
         return run.until_done(state, batches, step, catalogue, mesh)
 
 
-def _with_columns(cfg: Pipeline, model: Generator | Ranker, dataset: Dataset
-                  ) -> Pipeline:
+def with_columns(cfg: Pipeline, model: Generator | Ranker, dataset: Dataset
+                 ) -> Pipeline:
     """The pipeline with the columns that the network and the loss read."""
     columns = [*cfg.columns, *model.columns]
     if cfg.mode != "requests" and not weights_of(dataset, cfg).even:
@@ -293,7 +293,8 @@ class _Run:
         line |= {"targets/s": float(per_second), "fill": self.source.fill,
                  "epoch": self.done / self.source.steps_per_epoch,
                  "gflops": per_second * self.flops_per_target / 1e9,
-                 "mfu": per_second * self.flops_per_target / self.peak_flops}
+                 "mfu": per_second * self.flops_per_target / self.peak_flops,
+                 "goodput": self.clock.goodput()}
         self.clock.restart()
         self.log.append({"step": self.done, **line})
         return line
