@@ -26,6 +26,21 @@ from oxyrec_jax.train.loop import TrainConfig
 from oxyrec_jax.train.objective import ObjectiveConfig
 from oxyrec_jax.train.step import OptimizerConfig
 
+# docs/results.md; commit 76ec138, JAX 0.10.2, one CPU core.
+EXPECTED = {"test": """
+| | item.recall@10 | item.ndcg@10 |
+|---|---|---|
+| model | .0851 ± .0001 | .0518 ± .0001 |
+| decoder alone | .0469 ± .0015 | .0227 ± .0008 |
+| markov | .0781 ~ .0001 | .0476 ~ .0001 |
+| title_knn | .0605 ~ .0002 | .0373 ~ .0002 |
+| popularity | .0114 ~ .0001 | .0053 ~ .0001 |
+"""}
+TOY = ("seeds=[0]", "train.steps=4", "train.evaluate_every=4", "quick_evaluations=64",
+       "train.checkpoint_every=4", "model.width=16", "model.head_width=8",
+       "model.mlp_width=16", "tokenizer.widths=[8,8]",
+       "text.source=hashed", "beams=10", "evaluate.ks=[1,10]", "evaluate.samples=20")
+
 
 def get_config() -> Experiment:
     return Experiment(

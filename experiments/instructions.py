@@ -41,8 +41,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from oxyrec_jax import (__version__, artifacts, metrics, quickstart, workflow,
-                        workspace)
+from oxyrec_jax import (__version__, artifacts, config, metrics, quickstart,
+                        workflow, workspace)
 from oxyrec_jax.config import Experiment
 from oxyrec_jax.data.shop import ShopConfig
 from oxyrec_jax.evaluate import evaluation, following, retrieval, tables
@@ -87,6 +87,45 @@ RATE = 4e-3  # ours: deductive HR@10 under right texts .586, at 2e-3 .560 (one s
 # Q2I's two other weights, ours, and those in use elsewhere (row "(.01, .01)").
 Q2I = {"q2i_variance": 0.0, "q2i_decorrelation": 5.0}
 ELSEWHERE = {"q2i_variance": 0.01, "q2i_decorrelation": 0.01}
+# docs/results.md; commit 6a1286e, JAX 0.10.2. Those of following are means over seeds
+# that were kept without deviations: they may be off by the interval over users.
+EXPECTED = {"placement": """
+| | HR@1 | HR@10 | NDCG@10 |
+|---|---|---|---|
+| none | .0812 ± .0038 | .4260 ± .0061 | .2299 ± .0037 |
+| replace | .0955 ± .0040 | .4917 ± .0063 | .2675 ± .0019 |
+| add | .0957 ± .0045 | .4917 ± .0071 | .2673 ± .0027 |
+| left | .0977 ± .0016 | .4927 ± .0075 | .2693 ± .0033 |
+| right | .0957 ± .0051 | .4955 ± .0052 | .2700 ± .0040 |
+""", "scenario": """
+| | HR@1 | HR@10 | NDCG@10 |
+|---|---|---|---|
+| none | .0812 ± .0038 | .4260 ± .0061 | .2299 ± .0037 |
+| scenario | .0808 ± .0043 | .4223 ± .0046 | .2287 ± .0044 |
+| trigger | .0812 ± .0026 | .4263 ± .0045 | .2302 ± .0037 |
+| fused, one token | .0820 ± .0035 | .4270 ± .0075 | .2307 ± .0040 |
+| fused, two tokens | .0802 ± .0015 | .4317 ± .0070 | .2317 ± .0030 |
+""", "igr": """
+| | HR@1 | HR@10 | NDCG@10 |
+|---|---|---|---|
+| recent events only | .0802 ± .0042 | .5088 ± .0067 | .2599 ± .0034 |
+| + latest | .0790 ± .0054 | .5075 ± .0040 | .2588 ± .0048 |
+| + random | .0758 ± .0095 | .5015 ± .0079 | .2548 ± .0036 |
+| + IGR | .0782 ± .0043 | .5023 ± .0085 | .2578 ± .0022 |
+| + IGR + Q2I | .0772 ± .0036 | .5068 ± .0045 | .2582 ± .0019 |
+| + IGR + Q2I (.01, .01) | .0778 ± .0048 | .5078 ± .0046 | .2588 ± .0016 |
+""", "following": """
+| | all, none | all, right | all, swapped | deductive, none | deductive, right |
+|---|---|---|---|---|---|
+| oracle | .4060 ~ .02 | .6163 ~ .02 | .1148 ~ .02 | .3550 ~ .04 | .5828 ~ .04 |
+| noisy | .4198 ~ .02 | .5598 ~ .02 | .3557 ~ .02 | .3688 ~ .04 | .4989 ~ .04 |
+"""}
+TOY = ("seeds=[0]", "data.shop.users=80", "data.shop.items=80", "train.steps=2",
+       "train.evaluate_every=2", "train.checkpoint_every=2", "model.width=16",
+       "model.head_width=8", "model.mlp_width=16", "model.encoder_layers=1",
+       "tokenizer.widths=[8,8]", "text.source=hashed", "evaluate.samples=20")
+_COLUMNS = {"item.hr@1": "HR@1", "item.hr@10": "HR@10", "item.ndcg@10": "NDCG@10"}
+_ASKED = {"none": "none", "oracle": "right", "wrong": "swapped"}
 STEPS = {"placement": 600, "scenario": 600, "igr": 600, "following": 600}
 
 
@@ -153,6 +192,27 @@ def main() -> None:
     print(f"page: {path}", flush=True)
     if options.json:
         print(json.dumps(rows))
+
+
+def reproduce(table: str, names: Sequence[str], workdir: pathlib.Path, *,
+              settings: Sequence[str], toy: bool) -> dict[str, dict[str, list[float]]]:
+    """Figures of rows of a table, one for each seed, for `oxyrec reproduce`."""
+    found, base = {}, None
+    for name in names:
+        cfg = config.with_settings(get_config(table, name),
+                                   (*(TOY if toy else ()), *settings))
+        space = trained(workdir, cfg)
+        if table == "following":
+            kinds = followed(space)["kinds"]
+            found[name] = {
+                f"{group}, {told}": [kinds[kind][group]["hr@10"]["mean"]]
+                for kind, told in _ASKED.items() for group in following.GROUPS
+                if group in kinds[kind]}
+            continue
+        base = base or space
+        cells = row(space, base)["cells"]
+        found[name] = {_COLUMNS[cell]: values for cell, values in cells.items()}
+    return found
 
 
 def trained(workdir: pathlib.Path, cfg: Experiment) -> workflow.Workspace:

@@ -52,6 +52,24 @@ ESTIMATORS: Mapping[str, Mapping[str, Any]] = {
     "IPS, cascade": {"method": "ips", "assumption": "cascade"},
     "IPS, slate": {"method": "ips", "assumption": "slate"},
 }
+# docs/abtest.md; commit 4bc3804, JAX 0.10.2. Nothing here is trained: tolerances are
+# ours, of sums in another order.
+EXPECTED = {"shop": """
+| | mean | coverage |
+|---|---|---|
+| IPS, position | 0.2545 ~ .0010 | 0.940 ~ .02 |
+| clipped IPS at 3, position | 0.2357 ~ .0010 | 0.700 ~ .02 |
+| SNIPS, position | 0.2545 ~ .0010 | 0.920 ~ .02 |
+| DR, position | 0.2548 ~ .0010 | 0.915 ~ .02 |
+| IPS, cascade | 0.2538 ~ .0010 | 0.930 ~ .02 |
+| IPS, slate | 0.2522 ~ .0010 | 0.920 ~ .02 |
+""", "open bandit": """
+| | own log | IPS, position | SNIPS, position | DR, position |
+|---|---|---|---|---|
+| random to bts | 0.0042 ~ .0001 | 0.0050 ~ .0001 | 0.0053 ~ .0001 | 0.0051 ~ .0001 |
+| bts to random | 0.0038 ~ .0001 | 0.0024 ~ .0001 | 0.0023 ~ .0001 | 0.0028 ~ .0001 |
+"""}
+TOY = ("20 logs of 500 requests, 100 people",)
 _LOGS = 50  # stream of chance
 ITEMS = 80  # of the Open Bandit campaign "all"
 
@@ -259,6 +277,22 @@ def _bandit_estimates(rows: Logged, model: RewardModel, samples: int
         rows, model=model if options["method"] == "dr" else None, samples=samples,
         **options)) for name, options in ESTIMATORS.items()
         if "assumption" not in options}  # one place is all of its slate
+
+
+def reproduce(table: str, names: Sequence[str], workdir: pathlib.Path, *,
+              settings: Sequence[str], toy: bool) -> dict[str, dict[str, list[float]]]:
+    """Figures of rows of a table for `oxyrec reproduce`; `data` is the only setting."""
+    data = {"data": str(SHARED)} | dict(one.split("=", 1) for one in settings)
+    if table == "open bandit":
+        logs = bandit_table(pathlib.Path(data["data"]) / "obd_all" / "orig")
+        return {name: {"own log": [logs[name]["own"]["value"]],
+                       **{estimator: [one["value"]] for estimator, one
+                          in logs[name]["estimators"].items()}} for name in names}
+    people, requests, replicates = (100, 500, 20) if toy else (2_000, 2_000, 200)
+    found = shop_table(ShopLogs(people, 240, 4), requests=requests,
+                       replicates=replicates)["estimators"]
+    return {name: {column: [found[name][column]] for column in ("mean", "coverage")}
+            for name in names}
 
 
 def show(found: Mapping[str, Any]) -> str:

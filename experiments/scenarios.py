@@ -39,7 +39,7 @@ from typing import Any
 
 import numpy as np
 
-from oxyrec_jax import artifacts, metrics, quickstart, workflow, workspace
+from oxyrec_jax import artifacts, config, metrics, quickstart, workflow, workspace
 from oxyrec_jax.config import Experiment
 from oxyrec_jax.data.dataset import Dataset, load_dataset
 from oxyrec_jax.data.prepare import DataConfig
@@ -56,9 +56,23 @@ CELLS = ("item.hr@1", "item.hr@10", "item.ndcg@10")
 UNIFIED, UNTOLD = "unified", "unified, not told the scenario"
 SCRATCH, TUNED = "one each, from scratch", "one each, pre-trained and tuned"
 TABLE = (UNIFIED, UNTOLD, SCRATCH, TUNED)
+SHORT = ("unified", "untold", "scratch", "tuned")  # of the stated figures
 CHANNELS = ("beauty", "toys", "office")
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 TUNING_RATE = 0.5  # of the peak learning rate; ours
+_UNASKED = -1  # in place of a rank where a row has no model
+
+# docs/results.md: NDCG@10 after 1,200 steps; commit bdb6779, JAX 0.10.2.
+EXPECTED = {"shop": """
+| | unified | untold | scratch | tuned |
+|---|---|---|---|---|
+| home | .1488 ± .0005 | .1510 ± .0006 | .1079 ± .0072 | .1335 ± .0006 |
+| feed | .2220 ± .0039 | .2235 ± .0036 | .1977 ± .0048 | .2133 ± .0005 |
+| channel | .1709 ± .0014 | .1712 ± .0021 | .1048 ± .0065 | .1517 ± .0061 |
+| cart | .2596 ± .0083 | .2643 ± .0045 | .1020 ± .0164 | .2429 ± .0039 |
+| checkout | .2186 ± .0093 | .2345 ± .0025 | .0547 ± .0164 | .2194 ± .0100 |
+| search | .2215 ± .0007 | .2187 ± .0012 | .2069 ± .0053 | .2204 ± .0029 |
+"""}
 
 
 def get_config(base: str = "shop", *, users: int = 3000, items: int = 1000,
@@ -229,20 +243,19 @@ def summary(dataset: Dataset, ranks: Mapping[str, np.ndarray], *, samples: int =
             continue  # nothing to train on: no model of this scenario
         draw = functools.partial(metrics.bootstrap, users=users[mine],
                                  samples=samples, level=0.95, seed=seed)
-        spread = {row: metrics.across_seeds([tables.figures({"item": one}, ks)
-                                             for one in values])
-                  for row, values in own.items()}
+        runs = {row: [tables.figures({"item": one}, ks) for one in values]
+                for row, values in own.items()}
+        spread = {row: metrics.across_seeds(figures) for row, figures in runs.items()}
         found[name] = {
             "targets": int(mine.sum()), "users": len(np.unique(users[mine])),
-            "rows": {row: {cell: spread[row][cell] for cell in CELLS} for row in own},
+            "rows": {row: {cell: spread[row][cell] | {
+                "values": [float(one[cell]) for one in runs[row]]} for cell in CELLS}
+                     for row in own},
             "against": {row: {cell: gap for cell, gap in tables.differences(
                 {"item": own[UNIFIED]}, {"item": values}, ks, draw).items()
                 if cell in CELLS} for row, values in own.items() if row != UNIFIED}}
     return {"scenarios": found,
             "transfer": {row: _transfer(found, row) for row in ranks if row != UNIFIED}}
-
-
-_UNASKED = -1  # in place of a rank where a row has no model
 
 
 def _transfer(found: Mapping[str, Any], row: str) -> dict[str, Any]:
@@ -286,6 +299,15 @@ def table_of(workdir: pathlib.Path, cfg: Experiment, *, samples: int = 1000
             "unified": UNIFIED, "cells": list(CELLS)}
 
 
+def reproduce(table: str, names: Sequence[str], workdir: pathlib.Path, *,
+              settings: Sequence[str], toy: bool) -> dict[str, dict[str, list[float]]]:
+    """NDCG@10 of each scenario and row, one for each seed, for `oxyrec reproduce`."""
+    cfg = config.with_settings(get_config(table, steps=1200), settings)
+    found = table_of(workdir, cfg)["scenarios"]
+    return {name: {told: found[name]["rows"][row][CELLS[-1]]["values"] for told, row
+                   in zip(SHORT, TABLE, strict=True)} for name in names}
+
+
 def merge_channels(data: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     """Writes the channels of Amazon 2014 as one event table with its items.
 
@@ -323,14 +345,13 @@ def merge_channels(data: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
 
 def show(found: Mapping[str, Any]) -> str:
     """The table in Markdown, and what was gained and lost."""
-    names = {"item.hr@1": "HR@1", "item.hr@10": "HR@10", "item.ndcg@10": "NDCG@10"}
-    lines = ["| scenario | targets | row | " + " | ".join(names.values()) + " |",
+    lines = ["| scenario | targets | row | HR@1 | HR@10 | NDCG@10 |",
              "|---|---|---|---|---|---|"]
     for name, own in found["scenarios"].items():
         for row, cells in own["rows"].items():
             shown = [f"{cells[cell]['mean']:.4f}" + (
                 "" if cells[cell]["sd"] is None else f" ± {cells[cell]['sd']:.4f}")
-                     for cell in names]
+                     for cell in CELLS]
             lines.append(f"| {name} | {own['targets']} | {row} | "
                          f"{' | '.join(shown)} |")
     unit = found["compute"][UNIFIED]["flops"] or 1
@@ -348,15 +369,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         epilog="Example: python experiments/scenarios.py --workdir runs/toy --quick")
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
     parser.add_argument("--base", choices=("shop", "channels"), default="shop")
-    parser.add_argument("--data", type=pathlib.Path, default=SHARED,
-                        help="folder of the amazon14_* folders")
+    parser.add_argument("--data", type=pathlib.Path, default=SHARED, help="of Amazon")
     parser.add_argument("--users", type=int, default=3000, help="of the shop")
     parser.add_argument("--steps", type=int, help=f"of the unified model ({STEPS})")
     parser.add_argument("--seeds", type=int, nargs="+")
-    parser.add_argument("--quick", action="store_true",
-                        help="a toy: 400 users, 40 steps, one seed")
-    parser.add_argument("--json", action="store_true",
-                        help="one JSON object as the last line")
+    parser.add_argument("--quick", action="store_true", help="400 users, 40 steps")
+    parser.add_argument("--json", action="store_true", help="one object at the end")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     events = pathlib.Path("events.csv")

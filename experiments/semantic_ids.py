@@ -28,7 +28,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from oxyrec_jax import quickstart, workflow
+from oxyrec_jax import config, quickstart, workflow
 from oxyrec_jax.config import Experiment, load_experiment
 from oxyrec_jax.tokenizer.balanced import Balance
 from oxyrec_jax.tokenizer.build import TokenizerConfig
@@ -54,6 +54,27 @@ SETTINGS: dict[str, dict[str, Any]] = {
     **{f"vectors: {name}": {"sources": dataclasses.replace(BOTH, generation=name)}
        for name in ("early-fusion", "late-fusion", "multi-source")},
 }
+
+# docs/results.md; commits 682a203 and bdb6779, JAX 0.10.2: Beauty, 800 steps.
+EXPECTED = {"beauty": """
+| | decoder.item.recall@10 | decoder.item.ndcg@10 |
+|---|---|---|
+| residual-kmeans | .0270 ± .0011 | .0131 ± .0004 |
+| residual-kmeans, reassign | .0269 ± .0012 | .0130 ± .0008 |
+| balanced-kmeans | .0271 ± .0010 | .0129 ± .0007 |
+| balanced-kmeans, all levels | .0319 ± .0012 | .0148 ± .0003 |
+| rq-vae | .0267 ± .0011 | .0132 ± .0007 |
+| product | .0189 ± .0004 | .0089 ± .0003 |
+| fsq | .0221 ± .0005 | .0105 ± .0004 |
+| vectors: text | .0126 ± .0010 | .0062 ± .0008 |
+| vectors: early-fusion | .0283 ± .0011 | .0137 ± .0006 |
+| vectors: late-fusion | .0268 ± .0010 | .0131 ± .0005 |
+| vectors: multi-source | .0294 ± .0007 | .0140 ± .0005 |
+"""}
+TOY = ("seeds=[0]", "train.steps=4", "train.evaluate_every=4", "quick_evaluations=64",
+       "train.checkpoint_every=4", "model.width=16", "model.head_width=8",
+       "model.mlp_width=16", "tokenizer.widths=[8,8]", "text.source=hashed",
+       "beams=10", "evaluate.ks=[1,10]", "evaluate.samples=20")
 
 
 def get_config(setting: str = "residual-kmeans", base: str = "shop",
@@ -94,11 +115,27 @@ def main() -> None:
     rows = {}
     for name in options.only:
         cfg = get_config(name, options.base, options.steps, options.seeds)
-        folder = options.workdir / name.replace(", ", "-").replace(": ", "-")
-        rows[name] = row(folder, cfg, mixture=not options.decoder_only)
+        rows[name] = row(folder_of(options.workdir, name), cfg,
+                         mixture=not options.decoder_only)
         print(line(name, rows[name]), flush=True)
     if options.json:
         print(json.dumps(rows))
+
+
+def reproduce(table: str, names: Sequence[str], workdir: pathlib.Path, *,
+              settings: Sequence[str], toy: bool) -> dict[str, dict[str, Any]]:
+    """Figures of rows of a table, one for each seed, for `oxyrec reproduce`."""
+    found = {}
+    for name in names:
+        cfg = config.with_settings(get_config(name, table, 800),
+                                   (*(TOY if toy else ()), *settings))
+        found[name] = row(folder_of(workdir, name), cfg, mixture=False)
+    return found
+
+
+def folder_of(workdir: pathlib.Path, name: str) -> pathlib.Path:
+    """Where a row's run lies."""
+    return workdir / name.replace(", ", "-").replace(": ", "-")
 
 
 def row(folder: pathlib.Path, cfg: Experiment, *, mixture: bool = True

@@ -55,6 +55,10 @@ def show(found: Mapping[str, Any]) -> None:
             console.print(_lifts(name, found["control"], own))
             console.print(found["verdicts"][name], soft_wrap=True)
         rest = {key: found[key] for key in ("mode", "users", "days", "page")}
+    if "verdict" in found:
+        for name, rows in found["tables"].items():
+            console.print(_reproduced(name, rows))
+        rest = {key: found[key] for key in ("page", "verdict")}
     for line in _lines(rest, 0):
         console.print(Text(line), soft_wrap=True)
 
@@ -213,6 +217,17 @@ def _lifts(name: str, control: str, found: Mapping[str, Any]) -> Table:
             f"{cell['lift']:+.1%}{'*' if cell['significant'] else ''}\n"
             f"{cell['low']:+.1%} to {cell['high']:+.1%}"
             for cell in (cells[figure] for figure in figures)))
+    return table
+
+
+def _reproduced(name: str, rows: Mapping[str, Any]) -> Table:
+    """Figures of one table beside the stated ones."""
+    from oxyrec_jax.reproduction import shown  # SciPy: not for other verbs
+    table = Table("row", "figure", "stated", "found", "difference", "errors", "agrees",
+                  title=name, title_style="", box=box.SIMPLE)
+    for row, columns in rows.items():
+        for column, cell in columns.items():
+            table.add_row(row, column, *shown(cell))
     return table
 
 

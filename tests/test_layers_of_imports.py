@@ -14,7 +14,7 @@ NAME = PACKAGE.name
 # strangers: where two of them must meet, one moves down a row.
 ROWS = (
     ("errors",),  # all that the command line needs before a verb runs
-    ("base",),
+    ("base", "stated"),
     ("artifacts", "progress", "huge_pages"),  # wanted from the next row on
     ("parallel", "profiling", "losses", "metrics", "llm"),
     ("chat",),
@@ -22,14 +22,17 @@ ROWS = (
     ("tokenizer", "user_states", "rewards"),
     ("decode", "judge_requests"),
     ("train", "evaluate", "closed_loop"),
-    ("serve", "report", "config"),
+    ("report", "config"),
+    ("serve",),  # its pages look as the report does
     ("workspace",),
     ("instruction_store",),
     ("ready", "quickstart"),  # what a configuration names; one configuration
     ("ranking",),
-    ("answers", "steering", "ab_test", "slow_thinking", "judging", "validation"),
+    ("answers", "steering", "ab_test", "slow_thinking", "judging", "validation",
+     "serving"),
     ("aligning",),
     ("workflow",),
+    ("reproduction",),
     ("inspection", "printing"),  # what the command line shows
     ("cli",),
     ("__main__",),
