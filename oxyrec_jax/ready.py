@@ -40,7 +40,8 @@ class Ready:
     model: Generator
 
 
-def load(space: Workspace, *, live: bool = False, instructions: str | None = None
+def load(space: Workspace, *, live: bool = False, instructions: str | None = None,
+         texts: bool = True, spare: float = 0.0, at_least: Catalogue | None = None
          ) -> Ready:
     """Opens data set and semantic IDs and puts the items on the device.
 
@@ -53,6 +54,11 @@ def load(space: Workspace, *, live: bool = False, instructions: str | None = Non
       instructions: kind of the texts of the requests, where the network reads them;
         None: those that it is trained with, a share of them left out
         (instructions.dropout).
+      texts: without them nothing is read of what requests of the log would carry, which
+        a server asks for elsewhere.
+      spare: (live) share of rows that are kept free for items to come.
+      at_least: (live) a catalogue whose array sizes this one must not fall below, so
+        that it can take its place in a compiled program.
     """
     cfg = space.cfg
     if cfg.ranker is not None:
@@ -78,18 +84,21 @@ def load(space: Workspace, *, live: bool = False, instructions: str | None = Non
                                       most=cfg.model.successors)
     features = item_features(space, ids)
     count = len(ids.codes) if live else dataset.num_items
-    items = item_rows(count)
+    items = item_rows(count + int(count * spare))
+    if at_least is not None:
+        items = max(items, len(at_least.tables.codes))
     catalogue, leaves = make_catalogue(
         ids.codes[:count], ids.widths, popularity=ids.priority[:count],
         features=None if features is None else features[:count],
         successors=successors, retired=~ids.live if live else None,
-        rows=items if live else None)
+        rows=items if live else None,
+        at_least=None if at_least is None else at_least.trie)
     if cfg.model.profile:
         dataset = dataclasses.replace(
             dataset, profiles=load_profiles(dataset, cfg.model.profile))
     model = Generator(cfg.model, tuple(ids.widths), items,
                       dataset.profiles.size if dataset.profiles else 0)
-    if "instruction" in model.columns:
+    if "instruction" in model.columns and texts:
         table = instruction_table_of(space, dataset,
                                      instructions or cfg.instructions.train)
         if instructions is None:

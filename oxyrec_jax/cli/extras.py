@@ -9,6 +9,8 @@ EXTRAS: Mapping[str, str] = {
     "plotly": "report",
     **dict.fromkeys(("optax", "orbax", "pydantic", "tensorboardX", "yaml"), "train"),
     "openai": "llm", "lmdb": "store", "redis": "redis", "ray": "cluster",
+    **dict.fromkeys(("httptools", "prometheus_client", "starlette", "uvicorn"),
+                    "serve"),
 }
 
 

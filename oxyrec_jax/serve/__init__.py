@@ -1,0 +1,1 @@
+"""The server: a catalogue that can be swapped, batches with deadlines, HTTP."""
