@@ -59,6 +59,13 @@ def show(found: Mapping[str, Any]) -> None:
         for name, rows in found["tables"].items():
             console.print(_reproduced(name, rows))
         rest = {key: found[key] for key in ("page", "verdict")}
+    if "sharding" in found:
+        console.print(*_sharding(found["sharding"]), sep="\n", soft_wrap=True)
+        rest = {}
+    if "training_speed" in found:
+        console.print(*_training_speed(found["training_speed"]), sep="\n",
+                      soft_wrap=True)
+        rest = {}
     for line in _lines(rest, 0):
         console.print(Text(line), soft_wrap=True)
 
@@ -259,3 +266,52 @@ def _short(value: Any) -> str:
     if isinstance(value, list):
         return f"{len(value)} values"
     return str(value)
+
+
+def _sharding(found: Mapping[str, Any]) -> list[Table | str]:
+    """Where parameters lie, what a device holds, and what a step sends."""
+    lie = Table("parameter", "shape", "cut over", Column("bytes/device",
+                                                         justify="right"),
+                box=box.SIMPLE)
+    for one in found["parameters"]:
+        spec = ", ".join("–" if axis is None else str(axis) for axis in one["spec"])
+        lie.add_row(one["name"], " x ".join(map(str, one["shape"])), spec or "–",
+                    f"{one['bytes_per_device']:,}")
+    held = Table("on each device", Column("bytes", justify="right"), box=box.SIMPLE)
+    for name, size in found["bytes_per_device"].items():
+        held.add_row(name, f"{size:,}", style="bold" if name == "total" else "")
+    sent = Table("collective", "devices", "times", Column("bytes/device a step",
+                                                          justify="right"),
+                 box=box.SIMPLE)
+    for one in found["collectives"]:
+        sent.add_row(one["kind"], str(one["devices"]), str(one["count"]),
+                     f"{one['bytes']:,}")
+    axes = ", ".join(f"{axis}={size}" for axis, size in found["mesh"].items())
+    head = (f"{found['experiment']}: {found['total_parameters']:,} parameters on "
+            f"{found['devices']} devices ({axes or 'one'}), {found['rows']} rows")
+    return [head, lie, held, sent, *found["notes"]]
+
+
+def _training_speed(found: Mapping[str, Any]) -> list[Table | str]:
+    """The figures with their meaning beside them."""
+    seconds, meaning = found["step_seconds"], found["meaning"]
+    table = Table("", "", "", box=box.SIMPLE, show_header=False)
+    table.add_row("step", f"{seconds['median'] * 1e3:.1f} ms",
+                  f"median of {found['steps']}; half of them {seconds['low'] * 1e3:.1f}"
+                  f" to {seconds['high'] * 1e3:.1f} ms; compiled in "
+                  f"{found['compile_seconds']:.1f} s")
+    for name in ("mfu", "gemm_share", "hardware_flops_share", "padding_share",
+                 "waiting_share"):
+        table.add_row(name, f"{found[name]:.1%}", meaning[name])
+    table.add_row("model FLOPs", f"{found['model_flops']['total'] / 1e9:.2f} G",
+                  meaning["model_flops"])
+    for name in ("peak_flops", "gemm_flops"):
+        table.add_row(name, f"{found[name] / 1e9:,.0f} G/s", meaning[name])
+    for name in ("tokens", "targets"):
+        table.add_row(f"{name}/s", f"{found[f'{name}_per_second']:,.0f}",
+                      meaning.get(f"{name}_per_second", "supervised"))
+    table.add_row("embedding bytes/s", f"{found['embedding_bytes_per_second']:,.0f}",
+                  meaning["embedding_bytes_per_second"])
+    return [f"{found['experiment']}: {found['parameters']:,} parameters, "
+            f"{found['dtype']}, {found['devices']}, {found['rows']} rows of "
+            f"{found['row_length']}", table]

@@ -1,0 +1,184 @@
+"""How fast an experiment trains on these devices, and how far that is from their peak.
+
+    MFU = 3 · sum over histories of the FLOPs of a forward pass
+          / (seconds · peak FLOP/s of all devices)
+
+The FLOPs are those that the network needs (`models.flops`): real positions only, causal
+attention at or before the query, look-ups and rematerialisation 0. Seconds are those of
+steps with the input pipeline on; compiling and warm-up do not count.
+"""
+
+import dataclasses
+import statistics
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from oxyrec_jax import parallel, profiling, progress
+from oxyrec_jax.base import InputError
+from oxyrec_jax.data.pipeline import TrainSource, train_batches
+from oxyrec_jax.models.config import ModelConfig
+from oxyrec_jax.models.flops import ForwardFlops, batch_flops
+from oxyrec_jax.ready import load
+from oxyrec_jax.train import loop
+from oxyrec_jax.train import step as step_lib
+from oxyrec_jax.workspace import Workspace
+
+WARM_UP = 2  # steps after the one that compiles
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """What was timed, step by step.
+
+    Attributes:
+      seconds: of a step, its batch included.
+      waiting: of these, until the batch lay on the devices.
+      flops: of each step's forward passes, by part.
+      positions: real positions of each batch.
+      targets: supervised targets of each batch.
+    """
+
+    seconds: list[float]
+    waiting: list[float]
+    flops: list[ForwardFlops]
+    positions: list[int]
+    targets: list[int]
+
+
+def measure(space: Workspace, steps: int = 20) -> dict[str, Any]:
+    """Trains for some steps, keeps nothing, and tells how fast that was.
+
+    Args:
+      space: with data set and semantic IDs, of a generator.
+      steps: how many to time, after the compiling one and two more.
+
+    Returns:
+      JSON values; what each means stands under "meaning". Rates are medians over steps,
+      with the quartiles of the seconds beside them.
+
+    Raises:
+      InputError: too few steps, or the batch does not fit the mesh.
+      LookupError: an accelerator whose peak is not known.
+    """
+    if steps < 1:
+        raise InputError(f"--steps is {steps}, expected at least 1")
+    cfg, ready = space.cfg, load(space)
+    mesh = parallel.make_mesh(cfg.mesh)
+    pipeline = loop.with_columns(cfg.train.pipeline, ready.model, ready.dataset)
+    batches = train_batches(ready.dataset, pipeline, seed=cfg.seeds[0])
+    source = TrainSource(ready.dataset, pipeline, seed=cfg.seeds[0])
+    optimizer = step_lib.make_optimizer(cfg.train.optimizer, cfg.train.steps)
+    catalogue = jax.device_put(ready.catalogue, parallel.replicated(mesh))
+    first = parallel.global_batch(source[0], mesh)
+    state, shardings = step_lib.init_state(
+        ready.model, optimizer, first, catalogue, mesh, seed=cfg.seeds[0],
+        ema=bool(cfg.train.optimizer.ema))
+    make = step_lib.make_train_step(
+        ready.model, optimizer, cfg.train.optimizer, cfg.train.objective, mesh,
+        shardings, seed=cfg.seeds[0])
+    begin = time.perf_counter()
+    compiled = make.lower(state, first, catalogue).compile()  # type: ignore
+    compiling = time.perf_counter() - begin
+    features = catalogue.tables.features
+    found = Steps([], [], [], [], [])
+    gemm = [profiling.matmul_peak(cfg.model.dtype)]
+    with progress.bar("timing steps", WARM_UP + steps) as advance:
+        for number in range(WARM_UP + steps):
+            begin = time.perf_counter()
+            rows = next(batches)
+            batch = jax.block_until_ready(parallel.global_batch(rows, mesh))
+            waited = time.perf_counter()
+            state, figures = compiled(state, batch, catalogue)
+            jax.block_until_ready(figures)
+            end = time.perf_counter()
+            if number >= WARM_UP:
+                found.seconds.append(end - begin)
+                found.waiting.append(waited - begin)
+                found.flops.append(batch_flops(
+                    cfg.model, ready.ids.widths, rows,
+                    features=0 if features is None else features.shape[1]))
+                found.positions.append(int((rows["segments"] > 0).sum()))
+                found.targets.append(int(rows["target_mask"].sum()))
+            advance(1)
+    gemm.append(profiling.matmul_peak(cfg.model.dtype))
+    counted = float((compiled.cost_analysis() or {}).get("flops", 0.0)) * mesh.size
+    peak, origin = profiling.peak_of_all(cfg.model.dtype)
+    if origin == "measured":  # by the runs before and after: one figure for all
+        peak = max(gemm)
+    sizes = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    return {
+        "experiment": cfg.name, "parameters": sizes, "dtype": cfg.model.dtype,
+        "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
+        "mesh": {axis: size for axis, size in mesh.shape.items() if size > 1},
+        "rows": pipeline.batch, "row_length": int(first["items"].shape[1]),
+        "steps": steps, "compile_seconds": compiling,
+        **summary(found, source_rows=int(first["items"].size), counted=counted,
+                  peak=peak, gemm=max(gemm) * _cores(mesh), cfg=cfg.model,
+                  levels=len(ready.ids.widths)),
+        "peak_origin": origin, "meaning": MEANING}
+
+
+def _cores(mesh: jax.sharding.Mesh) -> int:
+    """By how much one device's product rate is to be multiplied: simulated devices
+    share the machine's cores, of which one product takes all."""
+    return 1 if mesh.devices.flat[0].platform == "cpu" else mesh.size
+
+
+def summary(found: Steps, *, source_rows: int, counted: float, peak: float, gemm: float,
+            cfg: ModelConfig, levels: int) -> dict[str, Any]:
+    """Figures of timed steps.
+
+    Args:
+      found: what was timed.
+      source_rows: positions of a batch with its padding.
+      counted: FLOPs of a step on all devices as XLA counts them.
+      peak: FLOP/s of all devices together.
+      gemm: the same, the best rate of a matrix product seen in this run.
+      cfg: the network.
+      levels: T, codes of an item.
+
+    Returns:
+      "step_seconds" (median and quartiles), "mfu", "hardware_flops_share",
+      "gemm_share", "padding_share", "waiting_share" and rates each second.
+    """
+    seconds = statistics.median(found.seconds)
+    low, high = np.quantile(found.seconds, (0.25, 0.75)).tolist()
+    needed = 3 * statistics.mean(one.total for one in found.flops)
+    positions = statistics.mean(found.positions)
+    targets = statistics.mean(found.targets)
+    wide = 2 if cfg.dtype == "bfloat16" else 4
+    rows_read = positions * (levels + cfg.item_embedding) + targets * (levels - 1)
+    return {
+        "step_seconds": {"median": seconds, "low": low, "high": high},
+        "mfu": profiling.mfu(needed, seconds, devices=1, peak=peak),
+        "gemm_share": profiling.mfu(needed, seconds, devices=1, peak=gemm),
+        "hardware_flops_share": counted / (seconds * peak),
+        "padding_share": 1 - positions / source_rows,
+        "waiting_share": statistics.median(found.waiting) / seconds,
+        "model_flops": {name: 3 * statistics.mean(getattr(one, name)
+                                                  for one in found.flops)
+                        for name in ("encoder", "decoder", "head", "total")},
+        "tokens_per_second": positions / seconds,
+        "targets_per_second": targets / seconds,
+        "embedding_bytes_per_second": rows_read * cfg.width * wide / seconds,
+        "peak_flops": peak, "gemm_flops": gemm}
+
+
+MEANING = {
+    "mfu": "model_flops.total / (step_seconds.median x peak_flops)",
+    "model_flops": "of one step, three forward passes: products on real positions, "
+                   "causal attention at or before the query; look-ups, norms, "
+                   "padding, optimiser and rematerialisation 0",
+    "peak_flops": "of all devices: their datasheet's dense peak, on CPU gemm_flops",
+    "gemm_flops": "the best square matrix product of this run, random values",
+    "gemm_share": "as mfu, against gemm_flops",
+    "hardware_flops_share": "as mfu, with the FLOPs that XLA counts in the compiled "
+                            "step: padding and rematerialisation too; fused kernels "
+                            "that XLA does not look into count 0",
+    "padding_share": "positions of a batch that hold no event",
+    "waiting_share": "of a step's time until its batch lay on the devices",
+    "tokens_per_second": "real positions of the encoder",
+    "embedding_bytes_per_second": "rows looked up in the forward pass"}
