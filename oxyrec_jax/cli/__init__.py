@@ -12,8 +12,10 @@ from tyro.conf import subcommand
 
 from oxyrec_jax.cli import extras
 from oxyrec_jax.cli.building import Align, Prepare, Quickstart, Tokenize, Train
+from oxyrec_jax.cli.measuring import BenchTrain, InspectSharding
 from oxyrec_jax.cli.reasoning import Judge, Think
 from oxyrec_jax.cli.reproducing import Reproduce
+from oxyrec_jax.cli.serving import Serve
 from oxyrec_jax.cli.using import ABTest, Evaluate, Inspect, Recommend, Report
 from oxyrec_jax.cli.verb import Verb
 from oxyrec_jax.errors import InputError
@@ -22,7 +24,8 @@ VERBS: dict[str, type[Verb]] = {
     "quickstart": Quickstart, "prepare": Prepare, "tokenize": Tokenize, "train": Train,
     "align": Align, "think": Think, "judge": Judge, "evaluate": Evaluate,
     "recommend": Recommend, "report": Report, "abtest": ABTest, "inspect": Inspect,
-    "reproduce": Reproduce}
+    "inspect sharding": InspectSharding, "bench train": BenchTrain,
+    "reproduce": Reproduce, "serve": Serve}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -66,9 +69,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _parse(arguments: list[str]) -> Verb:
     """The verb with its options; a verb's examples show in its own help only."""
-    name = arguments[0] if arguments else ""
-    if name in VERBS:
-        return tyro.cli(VERBS[name], prog=f"oxyrec {name}", args=arguments[1:],
+    for words in (2, 1):
+        name = " ".join(arguments[:words])
+        if name not in VERBS:
+            continue
+        return tyro.cli(VERBS[name], prog=f"oxyrec {name}", args=arguments[words:],
                         description=inspect.cleandoc(str(VERBS[name].__doc__)))
     choices = tuple(Annotated[verb, subcommand(
         name=name, description=str(verb.__doc__).splitlines()[0])]

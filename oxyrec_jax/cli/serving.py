@@ -56,7 +56,7 @@ class Serve(Verb):
         metavar="INT", help_behavior_hint="(default: the experiment's first)",
         help="Whose run answers.")] = None
     idle: Annotated[float, arg(help="Seconds after which an idle connection, or one "
-                               "that does not end its request, is closed.")] = 30.0
+                               "that does not end its request, is closed.")] = 10.0
     grace: Annotated[float, arg(help="Seconds after SIGTERM for which new requests are "
                                 "told 503 instead of nothing.")] = 1.0
     drain: Annotated[float, arg(help="Seconds after SIGTERM by which the server ends, "
@@ -81,5 +81,5 @@ class Serve(Verb):
             Listening(self.host, self.port, idle=self.idle, grace=self.grace,
                       drain=self.drain),
             self.batches, self.lengths, self.queue,
-            Limits(deadline=self.deadline_ms / 1e3, body=self.body_limit),
+            Limits(self.deadline_ms / 1e3, self.body_limit, upload=self.idle),
             self.token_file, self.admin_token_file, self.seed))

@@ -40,7 +40,7 @@ class Listening:
     host: str = "127.0.0.1"
     port: int = 8000
     connections: int = 16_384
-    idle: float = 30.0
+    idle: float = 10.0
     grace: float = 1.0
     drain: float = 30.0
 
@@ -147,7 +147,7 @@ class _Server(uvicorn.Server):
 class _Protocol(HttpToolsProtocol):
     """Closes connections whose next request does not come, or not to its end."""
 
-    patience = 30.0
+    patience = 10.0
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)

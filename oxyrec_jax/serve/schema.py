@@ -8,8 +8,8 @@ Name = Annotated[str, Field(min_length=1, max_length=256)]
 Names = Annotated[list[Name], Field(max_length=10_000)]
 Seconds = Annotated[StrictInt, Field(ge=0, lt=1 << 40)]
 Deadline = Annotated[StrictFloat | StrictInt | None, Field(
-    gt=0, le=60_000, description="Milliseconds after which the answer is of no use; "
-    "by default the server's.")]
+    gt=0, le=60_000, allow_inf_nan=False, description="Milliseconds after which the "
+    "answer is of no use; by default the server's.")]
 Count = Annotated[StrictInt, Field(
     ge=1, le=1_000, description="How many items; at most the beams of the search.")]
 
@@ -33,7 +33,8 @@ class Event(Strict):
     time: Seconds | None = Field(
         default=None,
         description="Seconds since 1970.")
-    price: Annotated[StrictFloat | StrictInt, Field(ge=0, le=1e12)] | None = Field(
+    price: Annotated[StrictFloat | StrictInt, Field(
+        ge=0, le=1e12, allow_inf_nan=False)] | None = Field(
         default=None,
         description="In the log's currency.")
 
@@ -48,8 +49,8 @@ class Filters(Strict):
         default=[],
         description="None of these.")
     where: dict[Name, Names] = Field(
-        default={}, max_length=16, description="A column of the item table (category, brand) "
-        "has one of these values.")
+        default={}, max_length=16, description="A column of the item table (category, "
+        "brand) has one of these values.")
     sets: Annotated[list[Name], Field(max_length=64)] = Field(
         default=[],
         description="In all of these sets, which the server reads from files.")

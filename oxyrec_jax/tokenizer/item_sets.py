@@ -30,7 +30,8 @@ class Places:
     """Where the items of a catalogue stand in the order of its leaves.
 
     Attributes:
-      of_items: `[N']` int32: the place of each item, -1 in the padding.
+      of_items: `[N']` int32: the place of each item, -1 in the padding and of items
+        that are not in the trie.
       offsets: `[S + 1]` int32: the first place of each leaf; N in the padding.
     """
 
@@ -103,10 +104,11 @@ def place_items(
       The places, sized so that catalogues of about one size have equal shapes.
     """
     items = len(leaves.items)
-    size = bucket(items, 2**20)
+    rows = int(leaves.items.max(initial=-1)) + 1  # more than items where some retired
+    size = bucket(rows, 2**20)
     if at_least is not None:
         size = max(size, len(at_least.of_items))
-    of_items = np.empty(items, np.int32)
+    of_items = np.full(rows, -1, np.int32)
     of_items[leaves.items] = np.arange(items, dtype=np.int32)
     room = len(trie.codes[-1])
     return Places(

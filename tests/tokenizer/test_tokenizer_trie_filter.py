@@ -205,6 +205,16 @@ def test_lists_are_checked_and_padded():
             item_sets.item_lists([[0], [bad]], items=5)
 
 
+def test_items_that_are_in_no_trie_have_no_place():
+    """Of items 0 to 4 the first and the last but one are retired."""
+    live = np.array([1, 2, 4])
+    trie, leaves = tries.build_trie(np.array([[1, 0], [0, 2], [1, 1]]), (2, 3))
+    leaves = tries.Leaves(leaves.offsets, live[leaves.items].astype(np.int32))
+    places = item_sets.place_items(trie, leaves)
+    # in the order of their codes: item 2 (0, 2), item 1 (1, 0), item 4 (1, 1)
+    assert places.of_items[:5].tolist() == [-1, 1, 0, -1, 2]
+
+
 def test_bytes_of_places_are_stated():
     shop = Catalogue(0, (4, 3, 5))
     # 128 items and 64 leaves with one end, four bytes each
