@@ -4,6 +4,7 @@ import dataclasses
 
 from oxyrec_jax.base import InputError
 from oxyrec_jax.models.instructions import InstructionConfig
+from oxyrec_jax.models.moe import MoEConfig
 from oxyrec_jax.models.retrieval import RetrievalConfig
 from oxyrec_jax.models.sides import SIDES
 
@@ -41,6 +42,7 @@ class ModelConfig:
         users, such as "city", "life", "hobbies" (`data.profiles` tells which will do).
       instructions: the tokens that steer the decoder.
       retrieval: what is read of a history longer than the recent one, by instruction.
+      moe: experts in place of the decoder's feed-forward layers.
       dropout: rate on embeddings and on each residual branch.
       dtype: of activations and matrix products, "float32" or "bfloat16".
     """
@@ -67,6 +69,7 @@ class ModelConfig:
     profile: tuple[str, ...] = ()
     instructions: InstructionConfig = InstructionConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
+    moe: MoEConfig = MoEConfig()
     dropout: float = 0.2
     dtype: str = "float32"
 

@@ -59,6 +59,7 @@ def forward_flops(cfg: ModelConfig, widths: Sequence[int], *, lengths: Sequence[
     width, mlp, depth = cfg.width, cfg.mlp_width, len(widths)
     encoder = decoder = head = 0.0
     per_position = 8 * width * inner + 6 * width * mlp
+    decoder_position = 8 * width * inner + _decoder_mlp_flops(cfg)
     positions = depth + cfg.instructions.prefix - 1
     rows = sum(widths) * depth if cfg.head == "shared" else sum(widths)
     for length, count in zip(lengths, targets, strict=True):
@@ -69,7 +70,7 @@ def forward_flops(cfg: ModelConfig, widths: Sequence[int], *, lengths: Sequence[
                 else count * length)
         own = positions * (positions + 1) / 2
         decoder += cfg.decoder_layers * (
-            count * positions * (per_position + 4 * width * inner)
+            count * positions * (decoder_position + 4 * width * inner)
             + length * 4 * width * inner + 4 * count * own * inner
             + 4 * positions * seen * inner)
         head += count * 2 * width * rows
@@ -102,6 +103,17 @@ def batch_flops(cfg: ModelConfig, widths: Sequence[int],
                                 features=features)
             parts += times * np.array(dataclasses.astuple(one))
     return ForwardFlops(*parts.tolist())
+
+
+def _decoder_mlp_flops(cfg: ModelConfig) -> float:
+    """Of one position in the decoder's feed-forward layer: the experts that it passes
+    through and the router, not the experts that stand idle nor places left empty."""
+    moe = cfg.moe
+    if not moe.experts:
+        return 6 * cfg.width * cfg.mlp_width
+    hidden = moe.mlp_width or cfg.mlp_width
+    return (6 * cfg.width * hidden * (moe.top_k + moe.shared)
+            + 2 * cfg.width * moe.experts)
 
 
 def ranking_flops(cfg: ModelConfig, *, history: int, shown: int) -> float:

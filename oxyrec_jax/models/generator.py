@@ -14,6 +14,7 @@ instructions at BOS); one position an item and supervision of all positions are 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import Mesh
 
 from oxyrec_jax.base import Array
 from oxyrec_jax.models import layers, sides
@@ -37,26 +38,21 @@ class Generator(nn.Module):
       widths: codes on each level, T numbers.
       items: N, rows of the item tables.
       profile: rows of the table of profiles.
+      mesh: devices over which training cuts experts, or None.
     """
 
     cfg: ModelConfig
     widths: tuple[int, ...]
     items: int
     profile: int = 0
+    mesh: Mesh | None = None
 
     def setup(self) -> None:
         cfg = self.cfg
-        init = nn.initializers.normal(cfg.width**-0.5)
-        self.code_vectors = self.param(
-            "code_vectors", layers.axes(init, "codes", "embed"),
-            (sum(self.widths), cfg.width), jnp.float32)
-        self.begin = self.param("begin", layers.axes(init, "one", "embed"),
-                                (1, cfg.width), jnp.float32)
+        self.code_vectors = self._vectors("code_vectors", sum(self.widths), "codes")
+        self.begin = self._vectors("begin", 1, "one")
         if cfg.item_embedding:
-            small = nn.initializers.normal(0.1 * cfg.width**-0.5)
-            self.item_vectors = self.param(
-                "item_vectors", layers.axes(small, "items", "embed"),
-                (self.items, cfg.width), jnp.float32)
+            self.item_vectors = self._vectors("item_vectors", self.items, "items", 0.1)
         self.feature_in = layers.Linear(cfg.width, ("features", "embed"))
         if cfg.beside:
             self.side_in = sides.SideVectors(cfg.sides, cfg.width, self.profile)
@@ -64,13 +60,12 @@ class Generator(nn.Module):
             self.instructions = Instructions(cfg.instructions, cfg.width)
         if cfg.retrieval.events:
             self.retriever = Retriever(cfg.retrieval)
-            self.retrieved = self.param("retrieved", layers.axes(init, "one", "embed"),
-                                        (1, cfg.width), jnp.float32)
+            self.retrieved = self._vectors("retrieved", 1, "one")
         self.bias = layers.RelativeBias(cfg.heads, cfg.buckets, cfg.max_distance,
                                         bidirectional=not cfg.causal)
         self.encoder = [EncoderLayer(cfg) for _ in range(cfg.encoder_layers)]
         self.encoder_norm = layers.RMSNorm()
-        self.decoder = [DecoderLayer(cfg) for _ in range(cfg.decoder_layers)]
+        self.decoder = [DecoderLayer(cfg, self.mesh) for _ in range(cfg.decoder_layers)]
         self.decoder_norm = layers.RMSNorm()
         if cfg.memory:
             self.memory = memory_lib.TransitionMemory()
@@ -86,9 +81,13 @@ class Generator(nn.Module):
             if cfg.instructions.placement != "none":
                 self.gate_asked = layers.Linear(cfg.experts, ("embed", "one"), 0.01)
         if not cfg.tied:
-            self.head_vectors = self.param(
-                "head_vectors", layers.axes(init, "codes", "embed"),
-                (sum(self.widths), cfg.width), jnp.float32)
+            self.head_vectors = self._vectors("head_vectors", sum(self.widths), "codes")
+
+    def _vectors(self, name: str, rows: int, axis: str, scale: float = 1.0) -> Array:
+        """A parameter: vectors `[rows, D]` of a length of about `scale`."""
+        init = nn.initializers.normal(scale * self.cfg.width**-0.5)
+        return self.param(name, layers.axes(init, axis, "embed"),
+                          (rows, self.cfg.width), jnp.float32)
 
     @property
     def starts(self) -> tuple[int, ...]:
@@ -119,7 +118,8 @@ class Generator(nn.Module):
         x = self._decoder_input(prefix, state, codes[..., :-1])
         x = layers.dropout(self, x, self.cfg.dropout, train=train)
         for layer in self.decoder:
-            x, _ = layer(x, layer.project(memory), allowed, None, train=train)
+            x, _ = layer(x, layer.project(memory), allowed, None, train=train,
+                         real=batch.get("target_mask"))
         x = self.decoder_norm(x)
         first = prefix.shape[2] - 1
         logits = tuple(self._score(x[:, :, first + level], level)

@@ -9,9 +9,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import Mesh
 
 from oxyrec_jax.base import Array
-from oxyrec_jax.models import layers
+from oxyrec_jax.models import layers, moe
 from oxyrec_jax.models.config import ModelConfig
 
 
@@ -46,9 +47,15 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Attention over a target's own codes, over the history, and feed-forward."""
+    """Attention over a target's own codes, over the history, and feed-forward.
+
+    Attributes:
+      cfg: the network.
+      mesh: devices over which experts are cut, or None.
+    """
 
     cfg: ModelConfig
+    mesh: Mesh | None = None
 
     def setup(self) -> None:
         cfg = self.cfg
@@ -61,7 +68,8 @@ class DecoderLayer(nn.Module):
         self.cross_key_value = layers.Linear(2 * inner, ("embed", "heads"))
         self.cross_out = layers.Linear(cfg.width, ("heads", "embed"))
         self.mlp_norm = layers.RMSNorm()
-        self.mlp = layers.SwiGLU(cfg.mlp_width)
+        self.mlp = (moe.MoE(cfg.moe, cfg.mlp_width, self.mesh) if cfg.moe.experts
+                    else layers.SwiGLU(cfg.mlp_width))
 
     def project(self, memory: Array) -> tuple[Array, Array]:
         """Keys and values `[B, H, L, D]` of the encoder's output, once per request."""
@@ -70,7 +78,8 @@ class DecoderLayer(nn.Module):
                 layers.split_heads(value, self.cfg.heads))
 
     def __call__(self, x: Array, memory: tuple[Array, Array], allowed: Array,
-                 past: Array | None, *, train: bool) -> tuple[Array, Array]:
+                 past: Array | None, *, train: bool, real: Array | None = None
+                 ) -> tuple[Array, Array]:
         """Runs the layer on new positions.
 
         Args:
@@ -78,7 +87,8 @@ class DecoderLayer(nn.Module):
           memory: from `project`.
           allowed: `[B, Q or 1, L]` bool, history positions a target may see.
           past: `[B, Q, T'', 2 * inner]` keys and values of earlier positions, or None.
-          train: dropout on.
+          train: dropout on, and experts take no more than their capacity.
+          real: `[B, Q]` bool, targets that experts are to take; None: all.
 
         Returns:
           `x` after the layer, and `past` with the new positions appended.
@@ -98,7 +108,11 @@ class DecoderLayer(nn.Module):
         mixed = layers.attend(query, *memory, jnp.float32(0), allowed[:, None])
         mixed = self.cross_out(layers.merge_heads(mixed)).reshape(x.shape)
         x = x + layers.dropout(self, mixed, cfg.dropout, train=train)
-        mixed = self.mlp(self.mlp_norm(x))
+        if cfg.moe.experts:
+            mixed = self.mlp(self.mlp_norm(x), train=train,
+                             real=None if real is None else real[:, :, None])
+        else:
+            mixed = self.mlp(self.mlp_norm(x))
         return x + layers.dropout(self, mixed, cfg.dropout, train=train), present
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from oxyrec_jax import losses
 from oxyrec_jax.base import Array, InputError, Weighted
+from oxyrec_jax.models import moe
 from oxyrec_jax.models.generator import Generator, Mixture
 from oxyrec_jax.tokenizer import trie as trie_lib
 from oxyrec_jax.tokenizer.catalogue import Catalogue
@@ -84,14 +85,15 @@ def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
 
     Returns:
       The loss in nats, summed over supervised targets with their weight, and the terms
-      by name for the log: "level_<l>", "item", "mixture", "gate"
-      and "weight_<expert>".
+      by name for the log: "level_<l>", "item", "mixture", "gate" and
+      "weight_<expert>", and of a decoder with experts `moe.router_terms`.
     """
     def ask(*args: Any, **options: Any) -> Any:
         return model.apply({"params": params}, *args, **options)
 
     rng, draw = jax.random.split(rng)
-    logits, state = ask(batch, catalogue.tables, train=True, rngs={"dropout": rng})
+    (logits, state), sown = ask(batch, catalogue.tables, train=True,
+                                rngs={"dropout": rng}, mutable=[moe.COLLECTION])
     targets, every = batch["targets"], batch["target_mask"]
     mask = every
     if model.cfg.experts > 1:
@@ -106,6 +108,10 @@ def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
              for level, (row, code) in enumerate(scores)}
     count = terms["level_0"].weight
     total = sum((term.total for term in terms.values()), jnp.float32(0))
+    if model.cfg.moe.experts:
+        routed = moe.router_terms(sown)
+        terms |= routed
+        total = total + moe.router_loss(model.cfg.moe, routed) * count
     items = None
     if cfg.item_loss or model.cfg.item_head:
         items = _item_scores(ask, state, targets, catalogue, draw, cfg.negatives)

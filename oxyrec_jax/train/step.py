@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from oxyrec_jax import parallel
 from oxyrec_jax.base import Array, InputError, Weighted
+from oxyrec_jax.models.generator import Generator
 from oxyrec_jax.tokenizer.catalogue import Catalogue
 from oxyrec_jax.train.objective import ObjectiveConfig, supervised_loss
 
@@ -208,6 +209,9 @@ def make_train_step(model: nn.Module, optimizer: optax.GradientTransformation,
       Figures are scalars: "loss" and its terms in nats per target, "targets",
       "gradient_norm".
     """
+    if isinstance(model, Generator) and model.cfg.moe.experts:
+        model = model.clone(mesh=mesh)
+
     def loss_of(params: Any, batch: Batch, catalogue: Catalogue, rng: Array
                 ) -> tuple[Array, tuple[Weighted, dict[str, Weighted]]]:
         total, terms = loss(model, params, batch, catalogue, rng, objective)

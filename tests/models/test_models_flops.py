@@ -1,12 +1,15 @@
 """Closed-form FLOPs beside what XLA counts."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
 
 import tiny_world
-from oxyrec_jax.models import layers
+from oxyrec_jax.models import layers, moe
 from oxyrec_jax.models.flops import batch_flops, forward_flops
 
 WIDTHS = (256, 256, 256)
@@ -62,6 +65,30 @@ def test_flops_by_hand():
                              + 4 * 3 * 5 * 16)
     assert found.head == 2 * 2 * 16 * 12
     assert found.total == found.encoder + found.decoder + found.head
+
+
+def test_active_experts_alone_count():
+    cfg = tiny_world.make_model().cfg
+    experts = dataclasses.replace(cfg, moe=moe.MoEConfig(8, 2, mlp_width=10, shared=1))
+    found, dense = (forward_flops(one, (4, 3, 5), lengths=[3], targets=[2])
+                    for one in (experts, cfg))
+    # 2 targets * 3 codes: 3 experts of width 10 in place of 24, and a router to 8.
+    assert found.decoder - dense.decoder == 6 * (6 * 16 * (30 - 24) + 2 * 16 * 8)
+    assert found.encoder == dense.encoder
+
+
+@pytest.mark.parametrize("shared", [0, 1])
+def test_experts_have_the_flops_that_xla_counts(shared):
+    # One expert takes every position, which XLA counts as it is; groups of several it
+    # multiplies as zeros on CPU.
+    cfg = moe.MoEConfig(1, 1, mlp_width=128, shared=shared)
+    layer = moe.MoE(cfg, 0)
+    x = jnp.ones((2, 64, 64))
+    params = jax.eval_shape(lambda: layer.init(jax.random.key(0), x, train=False))
+    counted = jax.jit(lambda params: layer.apply(params, x, train=False)).lower(
+        nn.meta.unbox(params)).compile().cost_analysis()["flops"]
+    ours = 2 * 64 * (6 * 64 * 128 * (1 + shared) + 2 * 64)
+    assert 1.0 <= counted / ours < 1.08, (counted, ours)
 
 
 def test_histories_add_up():
