@@ -4,6 +4,7 @@ The step is compiled for the mesh from shapes alone, on this machine's devices o
 simulated ones, so that a run on more devices than there are can be planned too.
 """
 
+import contextlib
 import dataclasses
 import math
 from typing import Any
@@ -32,10 +33,14 @@ def simulate(mesh: parallel.MeshConfig) -> None:
 
     To be called before anything touches a device. A mesh whose data axis is 0 takes
     the devices that are there.
+
+    Raises:
+      InputError: the mesh needs more devices than there are or can be simulated.
     """
     needed = math.prod(dataclasses.asdict(mesh).values())
     if needed:
-        jax.config.update("jax_num_cpu_devices", needed)  # no effect on accelerators
+        with contextlib.suppress(RuntimeError):  # the devices are there already
+            jax.config.update("jax_num_cpu_devices", needed)
         if needed > jax.device_count():
             raise InputError(
                 f"the mesh needs {needed} devices, this machine has "
