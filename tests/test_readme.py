@@ -26,8 +26,8 @@ from oxyrec_jax.train.parameters import read_params
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ELSEWHERE = ("losses.md", "losses_with_optax.md")  # tests/losses runs them
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md",
-                *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*(ROOT / f"{name}.md" for name in (
+    "README", "CONTRIBUTING", "CHANGELOG", "SECURITY")), *(ROOT / "docs").glob("*.md")])
 EXPERIMENTS = sorted(path for path in (ROOT / "experiments").glob("*.py")
                      if "def get_config(" in path.read_text("utf-8"))
 MADE = ("prepare", "tokenize", "train", "quickstart")  # verbs that keep their settings
