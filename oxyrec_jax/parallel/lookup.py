@@ -261,11 +261,13 @@ def _own(rows: Array, held: int, layout: Layout) -> Array:
 
 
 def _take_gathered(layout: Layout, table: Array, rows: Array) -> tuple[Array, Traffic]:
+    nothing = Traffic(jnp.int32(0), jnp.int32(1))
+    if layout.shards == 1:  # a collective of one would still copy
+        return table.at[rows].get(mode="fill", fill_value=0), nothing
     asked = jax.lax.all_gather(rows, layout.rows, tiled=True)
     found = table.at[_own(asked, len(table), layout)].get(mode="fill", fill_value=0)
     # Every row comes from one device and zeros from the others: the sum is exact.
-    return (jax.lax.psum_scatter(found, layout.rows, tiled=True),
-            Traffic(jnp.int32(0), jnp.int32(1)))
+    return jax.lax.psum_scatter(found, layout.rows, tiled=True), nothing
 
 
 def _change_gathered(layout: Layout, table: Array, state: Any, rows: Array,
@@ -329,6 +331,8 @@ def _change_exchanged(layout: Layout, table: Array, state: Any, rows: Array,
 
 def _swap(layout: Layout, parts: Array) -> Array:
     """`[S, ...]`: part s goes to device s, and what device s sent here comes there."""
+    if layout.shards == 1:
+        return parts
     return jax.lax.all_to_all(parts, layout.rows, 0, 0, tiled=True)
 
 
