@@ -45,6 +45,8 @@ class ModelConfig:
       moe: experts in place of the decoder's feed-forward layers.
       dropout: rate on embeddings and on each residual branch.
       dtype: of activations and matrix products, "float32" or "bfloat16".
+      remat: what a layer's forward pass leaves for the backward pass: "none" of it is
+        computed again, "dots": all but its matrix products is, "full": all is.
     """
 
     width: int = 128
@@ -72,6 +74,7 @@ class ModelConfig:
     moe: MoEConfig = MoEConfig()
     dropout: float = 0.2
     dtype: str = "float32"
+    remat: str = "none"
 
     def __post_init__(self) -> None:
         exact = self.buckets // (2 if self.causal else 4)
@@ -86,7 +89,9 @@ class ModelConfig:
                 ("sides", set(self.sides) <= set(SIDES), f"some of {', '.join(SIDES)}"),
                 ("dropout", 0 <= self.dropout < 1, "0 or more and less than 1"),
                 ("dtype", self.dtype in ("float32", "bfloat16"),
-                 "'float32' or 'bfloat16'")):
+                 "'float32' or 'bfloat16'"),
+                ("remat", self.remat in ("none", "dots", "full"),
+                 "'none', 'dots' or 'full'")):
             if not good:
                 raise InputError(f"model.{name} is {getattr(self, name)!r}, expected "
                                  f"{expected}")

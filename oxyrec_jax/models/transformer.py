@@ -16,13 +16,31 @@ from oxyrec_jax.models import layers, moe
 from oxyrec_jax.models.config import ModelConfig
 
 
+REMAT = {"none": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+         "full": jax.checkpoint_policies.nothing_saveable}
+
+
+def rematerialised(layer: type[nn.Module], cfg: ModelConfig, train: int
+                   ) -> type[nn.Module]:
+    """The layer, computing again in the backward pass what `cfg.remat` does not keep.
+
+    Args:
+      layer: its class.
+      cfg: of the network.
+      train: place of the argument `train` of its call, `self` counted.
+    """
+    if cfg.remat == "none":
+        return layer
+    return nn.remat(layer, policy=REMAT[cfg.remat], static_argnums=(train,))
+
+
 class EncoderLayer(nn.Module):
     """Self-attention and feed-forward, each behind an RMSNorm and a residual."""
 
     cfg: ModelConfig
 
     @nn.compact
-    def __call__(self, x: Array, bias: Array, allowed: Array, *, train: bool,
+    def __call__(self, x: Array, bias: Array, allowed: Array, train: bool, *,
                  attend: Callable[..., Array] = layers.attend) -> Array:
         """Runs the layer.
 
@@ -78,7 +96,7 @@ class DecoderLayer(nn.Module):
                 layers.split_heads(value, self.cfg.heads))
 
     def __call__(self, x: Array, memory: tuple[Array, Array], allowed: Array,
-                 past: Array | None, *, train: bool, real: Array | None = None
+                 past: Array | None, train: bool, *, real: Array | None = None
                  ) -> tuple[Array, Array]:
         """Runs the layer on new positions.
 

@@ -11,9 +11,10 @@ from oxyrec_jax.parallel.rules import (
     RULES,
     batch_sharding,
     global_batch,
+    lay_rows,
     param_shardings,
     replicated,
 )
 
 __all__ = ["BATCH_AXES", "RULES", "MeshConfig", "batch_parts", "batch_sharding",
-           "global_batch", "make_mesh", "param_shardings", "parse_mesh", "replicated"]
+           "global_batch", "lay_rows", "make_mesh", "param_shardings", "parse_mesh", "replicated"]

@@ -12,6 +12,7 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from oxyrec_jax.base import Array
 from oxyrec_jax.parallel.mesh import BATCH_AXES
 
 RULES: dict[str, str | None] = {
@@ -62,6 +63,25 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The sharding of arrays whose first axis is the batch."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def lay_rows(x: Array) -> Array:
+    """Keeps an activation where its rows are, instead of where a parameter is cut.
+
+    Left alone, XLA may cut the width of activations over the axis that the parameters
+    are cut over and pass them around at every layer.
+
+    Args:
+      x: `[B, ...]`.
+
+    Returns:
+      `x`, cut over the axes of the batch alone where a program is traced for a mesh
+      (`jax.sharding.use_abstract_mesh`); anywhere else as it is.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not set(BATCH_AXES) <= set(mesh.axis_names):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
 
 
 def global_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
