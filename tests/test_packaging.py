@@ -82,7 +82,7 @@ def test_every_import_is_declared_and_has_an_extra_or_comes_with_the_package():
 def test_the_extras_that_hold_others_hold_all_that_verbs_need():
     extras = settings()["options.extras_require"]
     assert "oxyrec_jax[data,text,report]" in extras["train"]
-    assert "oxyrec_jax[train,llm,store]" in extras["all"]
+    assert "oxyrec_jax[train,llm,store,serve]" in extras["all"]
     assert "oxyrec_jax[all,docs]" in extras["test"]
     assert extra_of(ModuleNotFoundError(name="pyarrow.csv")) == "train"
     assert extra_of(ModuleNotFoundError(name="lmdb")) == "store"

@@ -41,9 +41,9 @@ def changing(shop_workdir, tmp_path_factory):
     return workspace.open_workspace(pathlib.Path(folder), None)
 
 
-def again(opened, **options) -> Engine:
-    """Another engine of the same programs."""
-    return Engine(opened.engine.live.snapshot, opened.engine.programs,
+def again(opened, snapshot=None, **options) -> Engine:
+    """Another engine of the same programs, by default of the same snapshot."""
+    return Engine(snapshot or opened.engine.live.snapshot, opened.engine.programs,
                   read_texts=opened._texts.read, **options)
 
 
