@@ -25,6 +25,7 @@ exactly so.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Literal
@@ -37,6 +38,7 @@ from oxyrec_jax.base import Array
 from oxyrec_jax.data.packing import count_up
 from oxyrec_jax.decode.diversity import Diversity, choose_apart, left_behind
 from oxyrec_jax.decode.sampling import Sampling, perturb, truncate
+from oxyrec_jax.decode.scoring import legal_log_softmax, open_nodes, score_open
 from oxyrec_jax.tokenizer.trie import Leaves, Trie, children
 from oxyrec_jax.tokenizer.trie_filter import Filter
 
@@ -76,6 +78,7 @@ def beam_search(
     sampling: Sampling | None = None,
     prefix: Array | None = None,
     diversity: Diversity | None = None,
+    parts: int = 0,
 ) -> Beams:
     """Finds the K semantic IDs of highest log-probability, level by level.
 
@@ -107,6 +110,9 @@ def beam_search(
         nothing else, so that with "legal" log-probabilities are those given the prefix.
         A prefix that no item has finds nothing. None: any.
       diversity: search in groups that avoid each other's codes. None: in one.
+      parts: from the third level on leave out beams of which only one semantic ID can
+        come, whose children have probability 1 with "legal" wherever logits are finite,
+        and run the others in so many parts (`scoring`). 0: run all.
 
     Returns:
       `Beams` of exactly K places.
@@ -123,26 +129,28 @@ def beam_search(
     if normalise not in ("legal", "full"):
         raise ValueError(f"{normalise=}, expected 'legal' or 'full'")
     _check_ways(beams, batch, sampling, prefix, diversity, trie.depth)
+    if parts < 0 or parts and normalise != "legal":
+        raise ValueError(f"{parts=} with {normalise=}, expected 0, or 'legal'")
     _check_state(state, batch, 1)
     bound = jnp.full(batch, -jnp.inf, jnp.float32)
     nodes = jnp.zeros((batch, 1), jnp.int32)
     log_probs = ranks = jnp.zeros((batch, 1), jnp.float32)
     paths = jnp.zeros((batch, 1, 0), jnp.int32)
+    parents = nodes
     for level, width in enumerate(trie.widths):
         live = nodes.shape[1]
-        codes = paths[..., -1] if level else None
-        logits, state = step_fn(state, codes, level)
-        if logits.shape != (batch, live, width):
-            raise ValueError(f"{logits.shape=}, expected {(batch, live, width)}")
-        _check_state(state, batch, live)
         next_codes, next_nodes, legal = children(trie, level, nodes, allowed=allowed)
         if prefix is not None and level < prefix.shape[1]:
             legal &= _follows(prefix[:, :level + 1], next_codes)
-        if sampling is not None:
-            logits = logits.astype(jnp.float32) / sampling.temperature
-        step = _log_softmax(logits, next_codes, legal, normalise)
-        if sampling is not None:
-            step = truncate(step, sampling)
+        run = functools.partial(_run, step_fn, level, width, normalise, sampling)
+        if parts and level > 1:
+            step, state = score_open(run, state, parents, paths[..., -1], next_codes,
+                                     legal, open_nodes(trie, level, nodes), parts)
+        else:
+            if level:
+                state = jax.tree.map(lambda leaf: _gather(leaf, parents), state)
+            codes = paths[..., -1] if level else None
+            step, state = run(state, codes, next_codes, legal)
         scores = order = jnp.where(legal, log_probs[..., None] + step, -jnp.inf)
         if sampling is not None:
             order = perturb(scores, ranks, sampling, level)
@@ -167,8 +175,6 @@ def beam_search(
         newest = jnp.where(dead, 0, _pick(next_codes, chosen))
         parents = chosen // slots
         paths = jnp.concatenate([_gather(paths, parents), newest[..., None]], axis=-1)
-        if not last:
-            state = jax.tree.map(lambda leaf: _gather(leaf, parents), state)
     missing = [(0, 0), (0, beams - nodes.shape[1])]
     paths = jnp.where(nodes[..., None] < 0, -1, paths)
     return Beams(
@@ -245,19 +251,18 @@ def expand_items(
     return items
 
 
-def _log_softmax(logits: Array, codes: Array, legal: Array, normalise: str) -> Array:
-    """Log-probabilities `[B, K', M]` float32 of the children; -inf where impossible.
-
-    Written out because a row without any possible child must give -inf and not NaN.
-    """
-    logits = logits.astype(jnp.float32)
-    chosen = jnp.take_along_axis(logits, codes, axis=-1)
-    chosen = jnp.where(legal, chosen, -jnp.inf)
-    over = chosen if normalise == "legal" else logits
-    peak = jnp.max(over, axis=-1, keepdims=True, initial=-jnp.inf)
-    peak = jnp.where(peak == -jnp.inf, 0, peak)
-    total = jnp.log(jnp.sum(jnp.exp(over - peak), axis=-1, keepdims=True))
-    return jnp.where(chosen == -jnp.inf, -jnp.inf, chosen - peak - total)
+def _run(step_fn: StepFn, level: int, width: int, normalise: str,
+         sampling: Sampling | None, state: Any, codes: Array | None, next_codes: Array,
+         legal: Array) -> tuple[Array, Any]:
+    """One call of the step function, and the log-probabilities of the children."""
+    logits, state = step_fn(state, codes, level)
+    if logits.shape != (*legal.shape[:2], width):
+        raise ValueError(f"{logits.shape=}, expected {(*legal.shape[:2], width)}")
+    _check_state(state, *legal.shape[:2])
+    if sampling is not None:
+        logits = logits.astype(jnp.float32) / sampling.temperature
+    step = legal_log_softmax(logits, next_codes, legal, normalise)
+    return (step if sampling is None else truncate(step, sampling)), state
 
 
 def _choose(order: Array, scores: Array, most: int, *, exact: bool

@@ -17,6 +17,10 @@ from oxyrec_jax.tokenizer import trie as trie_lib
 from oxyrec_jax.tokenizer.catalogue import Catalogue
 from oxyrec_jax.tokenizer.trie_filter import Filter
 
+# Parts of the beams that are run apart below the second code: of sparse catalogues one
+# or two have to be run at all, of dense ones all eight, each still a wide product.
+PARTS = 8
+
 
 @functools.partial(jax.jit, static_argnames=("model", "beams", "experts"))
 def recommend(model: Generator, params: Any, batch: dict[str, Array],
@@ -55,7 +59,7 @@ def recommend(model: Generator, params: Any, batch: dict[str, Array],
             return ask(search, past, codes, level, method="search_step")
         return beam_search(step, (), catalogue.trie, beams=beams, batch=size,
                            sampling=sampling, allowed=allowed, prefix=prefix,
-                           diversity=diversity)
+                           diversity=diversity, parts=PARTS)
 
     trie = catalogue.trie
     live = catalogue.tables.live  # [N], or [B, N] under a filter; None: all
@@ -92,7 +96,7 @@ def recommend(model: Generator, params: Any, batch: dict[str, Array],
 
     return beam_search(mixed_step, (), trie, beams=beams, batch=size,
                        sampling=sampling, allowed=allowed, prefix=prefix,
-                       diversity=diversity)
+                       diversity=diversity, parts=PARTS)
 
 
 def with_item_keys(model: Generator, params: Any, catalogue: Catalogue) -> Catalogue:

@@ -1,6 +1,7 @@
 """Searches below a prefix, in groups, and what they prove, against plain Python."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from beam_oracle import (
 from oxyrec_jax.decode import beam
 from oxyrec_jax.decode.diversity import Diversity
 from oxyrec_jax.decode.sampling import Sampling, request_keys
+from oxyrec_jax.decode.scoring import open_nodes
 from oxyrec_jax.tokenizer import trie as tries
 
 WIDTHS = (4, 3, 5)
@@ -204,3 +206,83 @@ def test_ways_that_make_no_sense_are_refused(options, message):
         search(tables, trie, beams=6, **options)
     with pytest.raises(ValueError, match="groups"):
         Diversity(0)
+
+
+# --- chains are not run --------------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnames=("beams", "parts"))
+def recurrent(weights, trie, *, beams, parts, sampling=None):
+    """A step whose state is the hidden vector, so that a lost one shows."""
+    def step(hidden, codes, level):
+        if level:
+            hidden = jnp.tanh(hidden @ weights["turn"]
+                              + weights["codes"][level - 1][codes])
+        return hidden @ weights["heads"][level], hidden
+    start = weights["start"]
+    return beam.beam_search(step, start[:, None], trie, beams=beams, batch=len(start),
+                            parts=parts, sampling=sampling)
+
+
+def sparse_world(seed, widths=(4, 5, 6, 3)):
+    """A catalogue of chains and of prefixes that branch late, in one array size."""
+    rng = np.random.default_rng(seed)
+    every = np.stack(np.unravel_index(np.arange(math.prod(widths)), widths), 1)
+    largest, _ = tries.build_trie(every[:300], widths)
+    codes = every[rng.choice(300, rng.integers(1, 70), replace=False)]
+    trie, _ = tries.build_trie(codes, widths, at_least=largest)
+    weights = {"start": rng.normal(size=(BATCH, 6)), "turn": rng.normal(size=(6, 6)),
+               "codes": [rng.normal(size=(w, 6)) for w in widths],
+               "heads": [rng.normal(size=(6, w)) * 2 for w in widths]}
+    return trie, jax.tree.map(lambda leaf: leaf.astype(np.float32), weights)
+
+
+@pytest.mark.parametrize("beams, parts", [(5, 1), (5, 3), (100, 8)])
+def test_leaving_chains_out_changes_no_result(beams, parts):
+    for seed in range(12):
+        trie, weights = sparse_world(seed)
+        every = host(recurrent(weights, trie, beams=beams, parts=0))
+        some = host(recurrent(weights, trie, beams=beams, parts=parts))
+        np.testing.assert_array_equal(some.codes, every.codes)
+        np.testing.assert_array_equal(some.leaves, every.leaves)
+        np.testing.assert_allclose(some.log_probs, every.log_probs, atol=2e-6)
+        np.testing.assert_allclose(some.bound, every.bound, atol=2e-6)
+
+
+def test_leaving_chains_out_changes_no_draw():
+    for seed in range(5):
+        trie, weights = sparse_world(seed)
+        how = Sampling(request_keys(jax.random.key(seed), BATCH), 0.7)
+        every, some = (host(recurrent(weights, trie, beams=7, parts=parts,
+                                      sampling=how)) for parts in (0, 2))
+        np.testing.assert_array_equal(some.codes, every.codes)
+        np.testing.assert_allclose(some.log_probs, every.log_probs, atol=2e-6)
+
+
+def test_alone_or_in_a_batch_the_same_though_others_need_more_parts():
+    trie, weights = sparse_world(3)
+    together = host(recurrent(weights, trie, beams=9, parts=5))
+    for row in range(BATCH):
+        one = {**weights, "start": weights["start"][row:row + 1]}
+        alone = host(recurrent(one, trie, beams=9, parts=5))
+        np.testing.assert_array_equal(alone.codes[0], together.codes[row])
+        np.testing.assert_allclose(alone.log_probs[0], together.log_probs[row],
+                                   rtol=2e-6)
+
+
+def test_open_nodes_have_several_leaves():
+    codes = np.array([[0, 0, 0], [0, 1, 0], [1, 0, 0], [2, 0, 0], [2, 0, 1]])
+    trie, _ = tries.build_trie(codes, (3, 2, 2))
+    first = open_nodes(trie, 1, np.array([0, 1, 2, -1], np.int32))
+    assert first.tolist() == [True, False, True, False]
+    second = open_nodes(trie, 2, np.arange(4, dtype=np.int32))
+    assert second.tolist() == [False, False, False, True]
+
+
+def test_parts_are_for_probabilities_over_the_legal_children():
+    trie, _ = full_trie(WIDTHS)
+    tables = random_tables(np.random.default_rng(0), WIDTHS)
+    state = {"prefix": jnp.zeros((BATCH, 1), jnp.int32)}
+    with pytest.raises(ValueError, match="parts"):
+        beam.beam_search(table_step(tables), state, trie, beams=2, batch=BATCH,
+                         normalise="full", parts=2)
