@@ -29,7 +29,7 @@ ROWS = (
     ("ready", "quickstart"),  # what a configuration names; one configuration
     ("ranking",),
     ("answers", "steering", "ab_test", "slow_thinking", "judging", "validation",
-     "serving"),
+     "serving", "export"),
     ("aligning",),
     ("workflow",),
     ("reproduction",),

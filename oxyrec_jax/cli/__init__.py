@@ -12,6 +12,7 @@ from tyro.conf import subcommand
 
 from oxyrec_jax.cli import extras
 from oxyrec_jax.cli.building import Align, Prepare, Quickstart, Tokenize, Train
+from oxyrec_jax.cli.exporting import Export
 from oxyrec_jax.cli.measuring import BenchTrain, InspectSharding
 from oxyrec_jax.cli.reasoning import Judge, Think
 from oxyrec_jax.cli.reproducing import Reproduce
@@ -25,7 +26,7 @@ VERBS: dict[str, type[Verb]] = {
     "align": Align, "think": Think, "judge": Judge, "evaluate": Evaluate,
     "recommend": Recommend, "report": Report, "abtest": ABTest, "inspect": Inspect,
     "inspect sharding": InspectSharding, "bench train": BenchTrain,
-    "reproduce": Reproduce, "serve": Serve}
+    "reproduce": Reproduce, "serve": Serve, "export": Export}
 
 
 def main(arguments: list[str] | None = None) -> None:

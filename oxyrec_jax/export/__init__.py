@@ -1,0 +1,1 @@
+"""Artefacts that answer requests without this package: `oxyrec export`."""
