@@ -1,0 +1,300 @@
+"""Numerics, MFU, latency and bandwidths on one accelerator, in one go.
+
+    python benchmarks/gpu.py --json            # on a GPU: within nine minutes
+    python benchmarks/gpu.py --toy --json      # the same parts at toy size, on a CPU
+
+Needs jax, flax and optax; neither a network nor grain. Parts, each beside its bound:
+
+    check      loss and gradient in float32 and bfloat16 beside the CPU's float32
+    peak       the best matrix product (random bfloat16), the rate of memory
+    train      MFU of the published sizes over rows and lengths
+    decode     latency of constrained beam search, encoder included
+    lookup     rows of an embedding table, bytes moved : memory rate
+    optimizer  AdamW on flat parameters, bytes moved : memory rate
+
+A part that runs out of memory says so and the next one begins; parts that would begin
+after `--minutes` are left out, and named. Times are medians over blocked calls after
+warm-up. MFU counts what `models.flops` counts: padding and rematerialisation 0.
+
+The bound of a decode is the larger of its matrix products' FLOPs : the measured
+product rate and its parameters' bytes : the memory rate.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+from oxyrec_jax import parallel, profiling
+from oxyrec_jax.decode.recommend import recommend
+from oxyrec_jax.models import flops, sizes
+from oxyrec_jax.models.config import ModelConfig
+from oxyrec_jax.models.generator import Generator
+from oxyrec_jax.models.moe import MoEConfig
+from oxyrec_jax.tokenizer import catalogue as catalogues
+from oxyrec_jax.train import objective
+from oxyrec_jax.train import step as steps
+
+TOY = ModelConfig(width=32, heads=2, head_width=16, mlp_width=32, encoder_layers=1,
+                  decoder_layers=1, causal=False, item_embedding=False, dropout=0.0,
+                  moe=MoEConfig(2, 1), dtype="bfloat16")
+# Name, rows, length; what a size is first run with, then longer and wider.
+SHAPES = (("0.1B", 64, 512), ("0.1B", 256, 512), ("0.4B", 64, 512), ("0.7B", 32, 512),
+          ("0.7B", 64, 512), ("0.7B", 16, 2048), ("1.5B", 16, 512))
+DECODES = (("0.7B", 1, 1000, 256), ("0.7B", 8, 1000, 256))  # rows, length, beams
+Rows = list[dict[str, Any]]
+
+
+def main() -> None:
+    options = _options()
+    begin = time.perf_counter()
+    device = jax.devices()[0]
+    print(f"device: {jax.device_count()} x {device.device_kind}; JAX {jax.__version__}")
+    found: dict[str, Any] = {"device": device.device_kind, "jax": jax.__version__}
+    found["peak"] = peak(options.toy)
+    parts: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
+        "check": check, "train": lambda: train(options.toy, found["peak"]),
+        "decode": lambda: decode(options.toy, found["peak"]),
+        "lookup": lambda: lookup(options.toy, found["peak"]),
+        "optimizer": lambda: optimizer(options.toy, found["peak"])}
+    left_out = []
+    for name, part in parts.items():
+        found[name] = []
+        for row in part():
+            found[name].append(row)
+            print(f"{name:>9}: {_told(row)}", flush=True)
+            if time.perf_counter() - begin > 60 * options.minutes:
+                left_out.append(name)
+                break
+    found["seconds"] = round(time.perf_counter() - begin, 1)
+    found["left_out"] = left_out
+    if left_out:
+        print(f"out of time: {', '.join(left_out)} not or not wholly run")
+    if options.json:
+        print(json.dumps(found))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flag = {"action": "store_true"}
+    parser.add_argument("--toy", help="small shapes, for a CPU", **flag)
+    parser.add_argument("--json", help="one JSON object as the last line", **flag)
+    parser.add_argument("--minutes", type=float, default=8.0,
+                        help="no part begins after these (8)")
+    return parser.parse_args()
+
+
+def _told(row: dict[str, Any]) -> str:
+    return "  ".join(f"{name} {value:.4g}" if isinstance(value, float) else
+                     f"{name} {value}" for name, value in row.items())
+
+
+def peak(toy: bool) -> dict[str, float]:
+    """Datasheet and measured product rate, FLOP/s, and memory rate, bytes/s."""
+    device = jax.devices()[0]
+    gemm = profiling.matmul_peak("bfloat16", size=256 if toy else 8192, seconds=1.0)
+    rate = profiling.memory_rate(16 if toy else 2048)
+    sheet = (None if device.platform == "cpu"
+             else profiling.datasheet_peak(device.device_kind, "bfloat16"))
+    print(f"     peak: product {gemm / 1e12:.2f} TFLOP/s, datasheet "
+          f"{'–' if sheet is None else f'{sheet / 1e12:.0f}'}, memory "
+          f"{rate / 1e9:.0f} GB/s")
+    return {"gemm": gemm, "memory": rate, "datasheet": sheet or gemm}
+
+
+def make(cfg: ModelConfig, rows: int, length: int, items: int, widths: tuple[int, ...]
+         ) -> tuple[Generator, Any, dict[str, np.ndarray]]:
+    """A network, random items and full histories."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, widths, (items, len(widths)))
+    catalogue, _ = catalogues.make_catalogue(codes, widths, popularity=np.zeros(items))
+    batch = {"items": rng.integers(0, items, (rows, length)).astype(np.int32),
+             "segments": np.ones((rows, length), np.int32),
+             "targets": rng.integers(0, items, (rows, 1)).astype(np.int32),
+             "target_mask": np.ones((rows, 1), bool),
+             "target_positions": np.full((rows, 1), length - 1, np.int32)}
+    return Generator(cfg, widths, items), catalogue, batch
+
+
+def init(model: Generator, batch: Any, catalogue: Any) -> Any:
+    """Random parameters, made where they are used."""
+    example = {name: jnp.asarray(value[:1]) for name, value in batch.items()}
+    return jax.jit(lambda: nn.meta.unbox(model.init(
+        jax.random.key(0), example, catalogue.tables)["params"]))()
+
+
+def check() -> Iterator[dict[str, Any]]:
+    """Loss and gradient of a small network, on this device and on the CPU."""
+    base = dataclasses.replace(TOY, width=128, head_width=64, mlp_width=128,
+                               encoder_layers=2, decoder_layers=2)
+    found: dict[str, Any] = {}
+    cpu = jax.devices("cpu")[0]
+    for name, dtype, device in (("cpu float32", "float32", cpu),
+                                ("float32", "float32", jax.devices()[0]),
+                                ("bfloat16", "bfloat16", jax.devices()[0])):
+        cfg = dataclasses.replace(base, dtype=dtype)
+        with jax.default_device(device), jax.default_matmul_precision("highest"):
+            model, catalogue, batch = make(cfg, 8, 64, 1000, (64, 64, 64))
+            if not found:
+                params = jax.device_get(init(model, batch, catalogue))
+
+            def loss(params: Any, model: Any = model, catalogue: Any = catalogue,
+                     batch: Any = batch) -> Any:
+                total, _ = objective.supervised_loss(
+                    model, params, jax.tree.map(jnp.asarray, batch), catalogue,
+                    jax.random.key(0), objective.ObjectiveConfig())
+                return total.mean()
+            value, slope = jax.jit(jax.value_and_grad(loss))(params)
+            found[name] = float(value), np.concatenate(
+                [np.asarray(leaf, np.float64).ravel() for leaf in
+                 jax.tree.leaves(jax.device_get(slope))])
+    true, slope = found["cpu float32"]
+    for name, limit in (("float32", 1e-3), ("bfloat16", 5e-2)):
+        value, own = found[name]
+        error = float(np.linalg.norm(own - slope) / np.linalg.norm(slope))
+        yield {"dtype": name, "loss_error": abs(value - true) / true,
+               "gradient_error": error,
+               "verdict": "as the CPU" if error < limit else "WRONG"}
+
+
+def train(toy: bool, peaks: dict[str, float]) -> Iterator[dict[str, Any]]:
+    """MFU of a whole training step, AdamW included."""
+    shapes = (("toy", 8, 16),) if toy else SHAPES
+    for name, rows, length in shapes:
+        cfg = TOY if toy else sizes.SIZES[name].model
+        yield _or_no_memory({"size": name, "rows": rows, "length": length},
+                            lambda: _train(cfg, rows, length, toy, peaks))
+
+
+def _train(cfg: ModelConfig, rows: int, length: int, toy: bool,
+           peaks: dict[str, float]) -> dict[str, Any]:
+    widths = (64, 64, 64) if toy else sizes.CODES
+    model, catalogue, batch = make(cfg, rows, length, 1000 if toy else 100_000, widths)
+    mesh = parallel.make_mesh(devices=jax.devices()[:1])
+    how = steps.OptimizerConfig()
+    rule = steps.make_optimizer(how, steps=1000)
+    state, shardings = steps.init_state(model, rule, batch, catalogue, mesh, seed=0,
+                                        ema=False)
+    run = steps.make_train_step(model, rule, how, objective.ObjectiveConfig(), mesh,
+                                shardings, seed=0)
+    catalogue = jax.device_put(catalogue, parallel.replicated(mesh))
+    laid = parallel.global_batch(batch, mesh)
+    begin = time.perf_counter()
+    compiled = run.lower(state, laid, catalogue).compile()  # type: ignore
+    compiling = time.perf_counter() - begin
+
+    def once() -> Any:
+        nonlocal state
+        state, figures = compiled(state, laid, catalogue)
+        return figures
+    seconds = timed(once, 3 if toy else 10)
+    needed = 3 * flops.batch_flops(cfg, widths, batch).total
+    return {"ms": 1e3 * seconds, "mfu": needed / seconds / peaks["datasheet"],
+            "of_product_rate": needed / seconds / peaks["gemm"],
+            "tokens_per_s": rows * length / seconds,
+            "compile_s": round(compiling, 1)}
+
+
+def decode(toy: bool, peaks: dict[str, float]) -> Iterator[dict[str, Any]]:
+    """Latency of the whole search of a batch of requests, encoder included."""
+    shapes = (("toy", 2, 16, 4),) if toy else DECODES
+    for name, rows, length, beams in shapes:
+        cfg = TOY if toy else sizes.SIZES[name].model
+        yield _or_no_memory(
+            {"size": name, "rows": rows, "length": length, "beams": beams},
+            lambda: _decode(cfg, rows, length, beams, toy, peaks))
+
+
+def _decode(cfg: ModelConfig, rows: int, length: int, beams: int, toy: bool,
+            peaks: dict[str, float]) -> dict[str, Any]:
+    widths = (64, 64, 64) if toy else sizes.CODES
+    model, catalogue, batch = make(cfg, rows, length, 1000 if toy else 100_000, widths)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16)
+                          if leaf.ndim > 1 else leaf, init(model, batch, catalogue))
+    asked = {name: jnp.asarray(batch[name]) for name in model.reads}
+    seconds = timed(lambda: recommend(model, params, asked, catalogue, beams=beams),
+                    3 if toy else 20)
+    # a target for the first code, and one of a code for each beam at each level after
+    first = flops.forward_flops(cfg, widths[:1], lengths=[length], targets=[1])
+    later = flops.forward_flops(cfg, widths[:1], lengths=[length], targets=[beams])
+    needed = rows * (first.total + (len(widths) - 1) * (later.decoder + later.head))
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    bound = max(needed / peaks["gemm"], held / peaks["memory"])
+    return {"ms": 1e3 * seconds, "bound_ms": 1e3 * bound,
+            "bound_share": bound / seconds}
+
+
+def lookup(toy: bool, peaks: dict[str, float]) -> Iterator[dict[str, Any]]:
+    """Random rows of a table, forward: each is read once and written once."""
+    rows, count = (10_000, 1_000) if toy else (10_000_000, 1_000_000)
+    for width in (64, 128, 256):
+        def run(width: int = width) -> dict[str, Any]:
+            table = jax.random.normal(jax.random.key(0), (rows, width), jnp.float32)
+            ids = jax.random.randint(jax.random.key(1), (count,), 0, rows)
+            take = jax.jit(lambda table, ids: table[ids])
+            seconds = timed(lambda: take(table, ids), 10)
+            moved = 2 * count * width * 4 + count * 4
+            return {"gb_per_s": moved / seconds / 1e9,
+                    "bound_share": moved / seconds / peaks["memory"]}
+        yield _or_no_memory({"table_rows": rows, "ids": count, "width": width}, run)
+
+
+def optimizer(toy: bool, peaks: dict[str, float]) -> Iterator[dict[str, Any]]:
+    """AdamW: reads parameter, gradient and two moments, writes three of them."""
+    for millions in (0.01,) if toy else (100, 400):
+        def run(millions: float = millions) -> dict[str, Any]:
+            rule = optax.adamw(1e-3)
+            shape = (int(millions * 1e6) // 1000, 1000)
+            params = jax.random.normal(jax.random.key(0), shape)
+            slope = jax.random.normal(jax.random.key(1), shape)
+            moments = rule.init(params)
+
+            def update(params: Any, moments: Any, slope: Any) -> Any:
+                change, moments = rule.update(slope, moments, params)
+                return optax.apply_updates(params, change), moments
+            step = jax.jit(update, donate_argnums=(0, 1))
+
+            def once() -> Any:
+                nonlocal params, moments
+                params, moments = step(params, moments, slope)
+                return params
+            seconds = timed(once, 10)
+            moved = 7 * params.nbytes
+            return {"gb_per_s": moved / seconds / 1e9,
+                    "bound_share": moved / seconds / peaks["memory"]}
+        yield _or_no_memory({"million_parameters": millions}, run)
+
+
+def timed(call: Callable[[], Any], repeats: int) -> float:
+    """Median seconds of a call that is waited for, after two to warm up."""
+    for _ in range(2):
+        jax.block_until_ready(call())
+    seconds = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        jax.block_until_ready(call())
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds)
+
+
+def _or_no_memory(row: dict[str, Any], run: Callable[[], dict[str, Any]]
+                  ) -> dict[str, Any]:
+    try:
+        return row | run()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return row | {"verdict": "out of memory"}
+
+
+if __name__ == "__main__":
+    main()
