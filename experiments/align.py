@@ -54,7 +54,7 @@ CELLS = ("item.hr@1", "item.hr@10", "item.ndcg@10")
 LIFTS = ("uctr", "uctcvr", "orders", "gmv")
 # Ours: without "tokens" and at a rate of 1e-3, NDCG@10 fell by 15 % within 60 steps
 # while turnover rose and orders fell: the ranking model was trusted far from its log.
-REWARD = {"tokens": Component("none", weight=2.0), "conversion": Component(),
+REWARD = {"tokens": Component("none"), "conversion": Component(),
           "value": Component(), "diversity": Component(weight=0.25)}
 # Both orders of the two temperatures: what is praised fades faster or slower.
 METHODS: dict[str, PolicyConfig] = {
@@ -63,12 +63,12 @@ METHODS: dict[str, PolicyConfig] = {
     "sapo, turned": PolicyConfig("sapo", {"tau_pos": 1.05, "tau_neg": 1.0}),
     "sa-gcpo": PolicyConfig("sa-gcpo"),
     "sa-gcpo, turned": PolicyConfig("sa-gcpo", {"tau_pos": 1.05, "tau_neg": 1.0})}
-RATE = 3e-4  # ours
-# Ours: with 0.1, NDCG@10 fell by .0043 (three seeds); from 0.5 on it stood (one seed),
-# and with 1 the reward no longer rose.
+# Ours, tried with one seed: a constant rate leaves NDCG@10 0.016 to 0.02 lower (1e-3)
+# whatever the anchor, since so small a batch keeps the parameters moving about; a cosine
+# brings most of it back and the reward up. With an anchor of 0.1 NDCG@10 fell by .0043
+# (three seeds); with 1 the reward did not rise.
+RATE, SCHEDULE = 5e-4, "cosine"
 ANCHOR = 0.5
-JUDGES = ("truth", "noisy", "conflicting")
-STREAMS = ("a2po", "reward-sum", "advantage-sum")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ def align_config(row: Row, steps: int, ranker: pathlib.Path, base: pathlib.Path
         policy=row.policy, anchor=ANCHOR, reward=REWARD,
         ranker=str(ranker.resolve()),
         judge="" if row.judge is None else str(base.resolve()),
-        optimizer=OptimizerConfig(learning_rate=RATE, warmup=10, schedule="constant",
+        optimizer=OptimizerConfig(learning_rate=RATE, warmup=10, schedule=SCHEDULE,
                                   weight_decay=0.0),
         evaluate_every=100, checkpoint_every=100)
 
