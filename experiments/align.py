@@ -63,10 +63,10 @@ METHODS: dict[str, PolicyConfig] = {
     "sapo, turned": PolicyConfig("sapo", {"tau_pos": 1.05, "tau_neg": 1.0}),
     "sa-gcpo": PolicyConfig("sa-gcpo"),
     "sa-gcpo, turned": PolicyConfig("sa-gcpo", {"tau_pos": 1.05, "tau_neg": 1.0})}
-# Ours, tried with one seed: a constant rate leaves NDCG@10 0.016 to 0.02 lower (1e-3)
-# whatever the anchor, since so small a batch keeps the parameters moving about; a cosine
-# brings most of it back and the reward up. With an anchor of 0.1 NDCG@10 fell by .0043
-# (three seeds); with 1 the reward did not rise.
+# Ours, tried with one seed: a constant rate of 1e-3 leaves NDCG@10 0.016 to 0.02 lower
+# whatever the anchor, since so small a batch keeps the parameters moving about; a
+# cosine brings most of it back and the reward up. With an anchor of 0.1 NDCG@10 fell by
+# .0043 (three seeds); with 1 the reward did not rise.
 RATE, SCHEDULE = 5e-4, "cosine"
 ANCHOR = 0.5
 
