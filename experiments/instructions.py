@@ -120,7 +120,7 @@ EXPECTED = {"placement": """
 | oracle | .4060 ~ .02 | .6163 ~ .02 | .1148 ~ .02 | .3550 ~ .04 | .5828 ~ .04 |
 | noisy | .4198 ~ .02 | .5598 ~ .02 | .3557 ~ .02 | .3688 ~ .04 | .4989 ~ .04 |
 """}
-TOY = ("seeds=[0]", "data.shop.users=80", "data.shop.items=80", "train.steps=2",
+TOY = ("seeds=[0]", "data.shop.users=80", "data.shop.items=200", "train.steps=2",
        "train.evaluate_every=2", "train.checkpoint_every=2", "model.width=16",
        "model.head_width=8", "model.mlp_width=16", "model.encoder_layers=1",
        "tokenizer.widths=[8,8]", "text.source=hashed", "evaluate.samples=20")

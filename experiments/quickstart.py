@@ -21,7 +21,7 @@ EXPECTED = {"test": """
 | title_knn | .4475 ~ .0010 | .2117 ~ .0010 |
 | popularity | .0695 ~ .0005 | .0310 ~ .0005 |
 """}
-TOY = ("data.shop.users=60", "data.shop.items=60", "train.steps=4", "model.width=16",
+TOY = ("data.shop.users=60", "data.shop.items=200", "train.steps=4", "model.width=16",
        "train.evaluate_every=4", "train.checkpoint_every=4", "model.head_width=8",
        "model.mlp_width=16", "tokenizer.widths=[8,8]", "text.source=hashed",
        "evaluate.samples=20")

@@ -113,9 +113,10 @@ def _cell(text: str, figure: Figure, values: Sequence[float]) -> dict[str, Any]:
     mean, count = statistics.fmean(values), len(values)
     gap = mean - figure.mean
     rest = max(abs(gap) - figure.unit, 0.0)
-    cell = {"stated": text, "found": mean, "seeds": count, "difference": gap,
-            "sd": statistics.stdev(values) if count > 1 else None, "errors": None,
-            "p": math.nan, "agrees": rest <= figure.spread}
+    cell: dict[str, Any] = {
+        "stated": text, "found": mean, "seeds": count, "difference": gap,
+        "sd": statistics.stdev(values) if count > 1 else None, "errors": None,
+        "p": math.nan, "agrees": rest <= figure.spread}
     if figure.seeds and count > 1:
         own, other = (max(sd, figure.unit) ** 2 / count
                       for sd in (statistics.stdev(values), figure.spread))
