@@ -22,7 +22,7 @@ from oxyrec_jax.models import memory as memory_lib
 from oxyrec_jax.models.config import ModelConfig
 from oxyrec_jax.models.instructions import Instructions, place
 from oxyrec_jax.models.retrieval import Retriever, choose_events
-from oxyrec_jax.models.tables import ItemTables, Mixture, Search
+from oxyrec_jax.models.tables import ItemTables, Mixture, Search, own_vectors
 from oxyrec_jax.models.transformer import DecoderLayer, EncoderLayer
 
 __all__ = ["Generator", "ItemTables", "Mixture", "ModelConfig", "Search"]
@@ -178,7 +178,7 @@ class Generator(nn.Module):
         """One vector for each item: its codes', features' and own vectors, summed."""
         x = layers.sum_rows(self.code_vectors, tables.codes[items], self.starts)
         if self.cfg.item_embedding:
-            x = x + self.item_vectors[items]
+            x = x + own_vectors(self.item_vectors, items, tables.held)
         if tables.features is not None:
             x = x + self.feature_in(tables.features[items])
         return x

@@ -284,10 +284,11 @@ def _run_on_mesh(mesh: Mesh, capacity: int, x: Array, weights: Array, chosen: Ar
         if capacity:
             experts = len(kernels[0]) * mesh.shape["expert"]
             return _with_capacity(x, weights, chosen, real, experts, capacity, travel)
-        asked = [jax.lax.all_gather(part.reshape(-1, part.shape[-1]), "expert",
-                                    tiled=True) for part in (x, weights, chosen)]
+        rows, shares, experts_of = (
+            jax.lax.all_gather(part.reshape(-1, part.shape[-1]), "expert", tiled=True)
+            for part in (x, weights, chosen))
         first = jax.lax.axis_index("expert") * len(kernels[0])
-        partial = dropless(*asked, kernels, first=first)
+        partial = dropless(rows, shares, experts_of, kernels, first=first)
         mine = jax.lax.psum_scatter(partial, "expert", tiled=True)
         return jax.lax.psum(mine, "tensor").reshape(x.shape)
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
 from oxyrec_jax.base import Array
 from oxyrec_jax.models import memory as memory_lib
@@ -27,6 +28,8 @@ class ItemTables:
         ranking model; None: not read.
       queries: `[M, F]` float32, vectors of the queries' texts, for a ranking model;
         None: not read.
+      held: `[U]` int32 ascending, the items whose own vectors the network has, where a
+        training step hands it those that it reads; None: of all N.
     """
 
     codes: Array
@@ -37,6 +40,25 @@ class ItemTables:
     price: Array | None = None
     kinds: Array | None = None
     queries: Array | None = None
+    held: Array | None = None
+
+
+def own_vectors(vectors: Array, items: Array, held: Array | None) -> Array:
+    """Rows of a table of item vectors.
+
+    Args:
+      vectors: `[N, D]`, or `[U, D]` of the items held.
+      items: int32, any shape.
+      held: `ItemTables.held`.
+
+    Returns:
+      `[..., D]`; NaN for an item that is not held, so that no run goes on with the
+      vector of another one.
+    """
+    if held is None:
+        return vectors[items]
+    rows = jnp.minimum(jnp.searchsorted(held, items), len(held) - 1)
+    return jnp.where((held[rows] == items)[..., None], vectors[rows], jnp.nan)
 
 
 @jax.tree_util.register_dataclass

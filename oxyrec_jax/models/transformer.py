@@ -5,6 +5,7 @@ Source: pre-RMSNorm, bias-free, SwiGLU, relative positions as in OxygenREC, arXi
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -86,8 +87,8 @@ class DecoderLayer(nn.Module):
         self.cross_key_value = layers.Linear(2 * inner, ("embed", "heads"))
         self.cross_out = layers.Linear(cfg.width, ("heads", "embed"))
         self.mlp_norm = layers.RMSNorm()
-        self.mlp = (moe.MoE(cfg.moe, cfg.mlp_width, self.mesh) if cfg.moe.experts
-                    else layers.SwiGLU(cfg.mlp_width))
+        self.mlp: Any = (moe.MoE(cfg.moe, cfg.mlp_width, self.mesh) if cfg.moe.experts
+                         else layers.SwiGLU(cfg.mlp_width))
 
     def project(self, memory: Array) -> tuple[Array, Array]:
         """Keys and values `[B, H, L, D]` of the encoder's output, once per request."""

@@ -119,6 +119,10 @@ class AlignConfig:
             if not good:
                 raise InputError(f"align.{name} is {getattr(self, name)!r}, expected "
                                  f"{expected}")
+        if self.optimizer.rows.rule:
+            raise InputError("align.optimizer.rows.rule is "
+                             f"{self.optimizer.rows.rule!r}, expected '': alignment "
+                             "trains item vectors densely")
 
     def __hash__(self) -> int:
         return hash(repr(self))  # mappings have none

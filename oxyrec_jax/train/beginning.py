@@ -85,8 +85,9 @@ def start_from(state: TrainState, shardings: Any, params: Any,
     copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree),
                    out_shardings=shardings.params)
     numbers = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
-    return dataclasses.replace(state, params=copy(numbers),
-                               ema=() if state.ema == () else copy(numbers))
+    average = () if state.ema == () else {
+        name: leaf for name, leaf in copy(numbers).items() if name in state.ema}
+    return dataclasses.replace(state, params=copy(numbers), ema=average)
 
 
 def _shapes(params: Any) -> dict[str, tuple[int, ...]]:

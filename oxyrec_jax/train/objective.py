@@ -202,12 +202,30 @@ def _item_scores(ask: Any, state: Array, targets: Array, catalogue: Catalogue,
     """
     own = ask(state, targets, catalogue.tables, method="own_scores")
     total = catalogue.tables.codes.shape[0]
-    drawn = (jax.random.randint(rng, (negatives,), 0, total) if 0 < negatives < total
-             else jnp.arange(total))
+    drawn = _drawn(rng, negatives, total)
     scores = ask(state, catalogue.tables, drawn, method="item_scores")
     other = drawn != targets[..., None]
     share = jnp.log((total - 1) / jnp.maximum(jnp.sum(other, axis=-1), 1))
     return own, jnp.where(other, scores, _NEVER), share
+
+
+def _drawn(rng: Array, negatives: int, total: int) -> Array:
+    if 0 < negatives < total:
+        return jax.random.randint(rng, (negatives,), 0, total)
+    return jnp.arange(total)
+
+
+def items_to_score(model: Generator, rng: Array, cfg: ObjectiveConfig, total: int
+                   ) -> Array:
+    """`[M]` int32: the items beside the targets that `supervised_loss` scores.
+
+    Args:
+      model, rng, cfg: as given to it.
+      total: N.
+    """
+    if not (cfg.item_loss or model.cfg.item_head):
+        return jnp.zeros(0, jnp.int32)
+    return _drawn(jax.random.split(rng)[1], cfg.negatives, total)
 
 
 def _item_log_probs(own: Array, others: Array, share: Array) -> Array:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,22 @@ from oxyrec_jax import parallel
 from oxyrec_jax.base import Array, InputError, Weighted
 from oxyrec_jax.models.generator import Generator
 from oxyrec_jax.tokenizer.catalogue import Catalogue
-from oxyrec_jax.train.objective import ObjectiveConfig, supervised_loss
+from oxyrec_jax.train.objective import (
+    ObjectiveConfig,
+    items_to_score,
+    supervised_loss,
+)
+from oxyrec_jax.train.sparse import (
+    RowsConfig,
+    SparseOptimizer,
+    items_of_batch,
+    moment_shardings,
+    row_rule,
+    without_table,
+)
 
 Batch = dict[str, Array]
+Optimizer: TypeAlias = optax.GradientTransformation | SparseOptimizer
 Step = Callable[["TrainState", Batch, Catalogue], tuple["TrainState", dict[str, Array]]]
 # What a step minimises, of (model, params, batch, catalogue, rng, objective): the sum
 # over what is supervised with its weight, and its terms by name for the log.
@@ -41,6 +54,7 @@ class OptimizerConfig:
       clip_norm: global gradient norm above which gradients shrink; 0 never.
       accumulate: micro-batches into which a batch is cut, one after the other.
       ema: decay of the averaged parameters that are evaluated; 0 for none.
+      rows: item vectors by the rows that a step reads, on a table cut over the mesh.
     """
 
     name: str = "adamw"
@@ -54,6 +68,7 @@ class OptimizerConfig:
     clip_norm: float = 1.0
     accumulate: int = 1
     ema: float = 0.0
+    rows: RowsConfig = RowsConfig()
 
 
 @jax.tree_util.register_dataclass
@@ -65,7 +80,8 @@ class TrainState:
       step: int32 scalar, steps done.
       params: the parameters, float32.
       optimizer: the optimiser's state.
-      ema: averaged parameters, or an empty tuple.
+      ema: averaged parameters, without those that are trained by rows, or an empty
+        tuple.
     """
 
     step: Array
@@ -75,30 +91,28 @@ class TrainState:
 
     def best_params(self) -> Any:
         """The parameters to evaluate and keep: averaged where there is an average."""
-        return self.ema if self.ema != () else self.params
+        if self.ema == ():
+            return self.params
+        if len(self.ema) == len(self.params):
+            return self.ema
+        return {**self.params, **self.ema}
 
 
-def make_optimizer(cfg: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+def make_optimizer(cfg: OptimizerConfig, steps: int) -> Any:
     """Builds the optimiser.
 
     Args:
       cfg: the choice.
       steps: the length of the whole run, where the schedule ends.
 
+    Returns:
+      An `optax.GradientTransformation`; where item vectors move by rows, a
+      `SparseOptimizer`.
+
     Raises:
       InputError: an unknown name or schedule.
     """
-    warmup = min(cfg.warmup, max(1, steps // 2))
-    if cfg.schedule == "cosine":
-        rate = optax.warmup_cosine_decay_schedule(
-            0.0, cfg.learning_rate, warmup, max(steps, warmup + 1),
-            cfg.final_fraction * cfg.learning_rate)
-    elif cfg.schedule == "constant":
-        rate = (optax.linear_schedule(0.0, cfg.learning_rate, warmup) if warmup > 0
-                else optax.constant_schedule(cfg.learning_rate))
-    else:
-        raise InputError(f"optimizer.schedule is {cfg.schedule!r}, expected 'cosine' "
-                         "or 'constant'")
+    rate = _schedule(cfg, cfg.learning_rate, steps)
     matrices = functools.partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
     if cfg.name == "adamw":
         rule = optax.adamw(rate, cfg.b1, cfg.b2, weight_decay=cfg.weight_decay,
@@ -112,13 +126,29 @@ def make_optimizer(cfg: OptimizerConfig, steps: int) -> optax.GradientTransforma
     else:
         raise InputError(f"optimizer.name is {cfg.name!r}, expected 'adamw', 'lion' or "
                          "'adafactor'")
+    if cfg.rows.rule:
+        return SparseOptimizer(rule, row_rule(cfg.rows, b1=cfg.b1, b2=cfg.b2),
+                               _schedule(cfg, cfg.rows.learning_rate, steps),
+                               cfg.clip_norm)
     clip = [optax.clip_by_global_norm(cfg.clip_norm)] if cfg.clip_norm else []
     return optax.chain(*clip, rule)
 
 
-def init_state(model: nn.Module, optimizer: optax.GradientTransformation,
-               batch: Batch, catalogue: Catalogue, mesh: Mesh, *, seed: int,
-               ema: bool) -> tuple[TrainState, Any]:
+def _schedule(cfg: OptimizerConfig, peak: float, steps: int) -> optax.Schedule:
+    warmup = min(cfg.warmup, max(1, steps // 2))
+    if cfg.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(
+            0.0, peak, warmup, max(steps, warmup + 1), cfg.final_fraction * peak)
+    if cfg.schedule == "constant":
+        return (optax.linear_schedule(0.0, peak, warmup) if warmup > 0
+                else optax.constant_schedule(peak))
+    raise InputError(f"optimizer.schedule is {cfg.schedule!r}, expected 'cosine' or "
+                     "'constant'")
+
+
+def init_state(model: nn.Module, optimizer: Optimizer, batch: Batch,
+               catalogue: Catalogue, mesh: Mesh, *, seed: int, ema: bool
+               ) -> tuple[TrainState, Any]:
     """Makes the first state, each array born where it belongs on the mesh.
 
     Args:
@@ -137,8 +167,8 @@ def init_state(model: nn.Module, optimizer: optax.GradientTransformation,
     return jax.jit(init, out_shardings=shardings)(), shardings
 
 
-def planned_state(model: nn.Module, optimizer: optax.GradientTransformation,
-                  batch: Batch, catalogue: Catalogue, mesh: Mesh, *, ema: bool
+def planned_state(model: nn.Module, optimizer: Optimizer, batch: Batch,
+                  catalogue: Catalogue, mesh: Mesh, *, ema: bool
                   ) -> tuple[TrainState, Any]:
     """The first state as shapes; nothing is computed and nothing allocated.
 
@@ -155,11 +185,12 @@ def planned_state(model: nn.Module, optimizer: optax.GradientTransformation,
         abstract, shardings), shardings
 
 
-def _plan(model: nn.Module, optimizer: optax.GradientTransformation, batch: Batch,
-          catalogue: Catalogue, mesh: Mesh, seed: int, ema: bool
+def _plan(model: nn.Module, optimizer: Optimizer, batch: Batch, catalogue: Catalogue,
+          mesh: Mesh, seed: int, ema: bool
           ) -> tuple[Callable[[], TrainState], TrainState, Any]:
     """What makes the first state, its shapes, and where each array lies."""
-    key = jax.random.key(seed)
+    key, sparse = jax.random.key(seed), isinstance(optimizer, SparseOptimizer)
+    averaged = without_table if sparse else lambda tree: tree
 
     def init_boxed(tables: Any) -> Any:
         example = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
@@ -172,26 +203,24 @@ def _plan(model: nn.Module, optimizer: optax.GradientTransformation, batch: Batc
     def state_of(tables: Any) -> TrainState:
         params = nn.meta.unbox(init_boxed(tables))
         return TrainState(jnp.int32(0), params, optimizer.init(params),
-                          jax.tree.map(jnp.copy, params) if ema else ())
+                          jax.tree.map(jnp.copy, averaged(params)) if ema else ())
 
     boxed = jax.eval_shape(init_boxed, catalogue.tables)
     layout = parallel.param_shardings(boxed, mesh)
     whole = parallel.replicated(mesh)
     abstract = jax.eval_shape(state_of, catalogue.tables)
-    shardings: Any = TrainState(
-        whole, layout,  # type: ignore[arg-type]  # shardings in the arrays' places
-        optax.tree.map_params(
-            optimizer,  # adafactor's factors are smaller than their parameters
-            lambda leaf, param, cut: cut if leaf.shape == param.shape else whole,
-            abstract.optimizer, abstract.params, layout,
-            transform_non_params=lambda _: whole),
-        layout if ema else ())
+    if isinstance(optimizer, SparseOptimizer):
+        layout, moments = optimizer.shardings(abstract.params, layout, mesh)
+    else:
+        moments = moment_shardings(optimizer, abstract.params, layout, mesh)
+    shardings: Any = TrainState(  # shardings in the arrays' places
+        whole, layout, moments, averaged(layout) if ema else ())  # type: ignore
     return init, abstract, shardings
 
 
-def make_train_step(model: nn.Module, optimizer: optax.GradientTransformation,
-                    cfg: OptimizerConfig, objective: ObjectiveConfig, mesh: Mesh,
-                    shardings: Any, *, seed: int, loss: Loss = supervised_loss) -> Step:
+def make_train_step(model: nn.Module, optimizer: Optimizer, cfg: OptimizerConfig,
+                    objective: ObjectiveConfig, mesh: Mesh, shardings: Any, *,
+                    seed: int, loss: Loss = supervised_loss) -> Step:
     """Compiles nothing yet; the returned function compiles once, at its first call.
 
     Args:
@@ -211,10 +240,15 @@ def make_train_step(model: nn.Module, optimizer: optax.GradientTransformation,
     """
     if isinstance(model, Generator) and model.cfg.moe.experts:
         model = model.clone(mesh=mesh)
+    if isinstance(optimizer, SparseOptimizer) and not isinstance(model, Generator):
+        raise InputError("train.optimizer.rows.rule trains the item vectors of a "
+                         "generator; leave it out of this experiment")
 
     def loss_of(params: Any, batch: Batch, catalogue: Catalogue, rng: Array
                 ) -> tuple[Array, tuple[Weighted, dict[str, Weighted]]]:
-        total, terms = loss(model, params, batch, catalogue, rng, objective)
+        held = catalogue.tables.held
+        network = model if held is None else model.clone(items=len(held))
+        total, terms = loss(network, params, batch, catalogue, rng, objective)
         return total.total, (total, terms)
 
     differentiate = jax.grad(loss_of, has_aux=True)
@@ -222,12 +256,22 @@ def make_train_step(model: nn.Module, optimizer: optax.GradientTransformation,
     def step(state: TrainState, batch: Batch, catalogue: Catalogue
              ) -> tuple[TrainState, dict[str, Array]]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
-        gradient, (total, terms) = _accumulated(differentiate, state.params, batch,
-                                                catalogue, rng, cfg.accumulate)
+        params = state.params
+        if isinstance(optimizer, SparseOptimizer):
+            items = items_of_step(model, batch, catalogue, rng, cfg, objective)
+            params, tables = optimizer.hold(params, catalogue.tables, items, mesh)
+            catalogue = dataclasses.replace(catalogue, tables=tables)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            gradient, (total, terms) = _accumulated(
+                differentiate, params, batch, catalogue, rng, cfg.accumulate)
         gradient = jax.tree.map(lambda leaf: leaf / jnp.maximum(total.weight, 1),
                                 gradient)
-        updates, moments = optimizer.update(gradient, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
+        if isinstance(optimizer, SparseOptimizer):
+            params, moments = optimizer.apply(gradient, state.optimizer, state.params,
+                                              tables.held, state.step, mesh)
+        else:
+            updates, moments = optimizer.update(gradient, state.optimizer, state.params)
+            params = optax.apply_updates(state.params, updates)
         figures = {name: term.mean() for name, term in terms.items()}
         supervised = jnp.sum(batch["target_mask"], dtype=jnp.float32)
         figures |= {"loss": total.mean(), "targets": supervised,
@@ -239,6 +283,25 @@ def make_train_step(model: nn.Module, optimizer: optax.GradientTransformation,
     whole = parallel.replicated(mesh)
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole),
                    in_shardings=(shardings, parallel.batch_sharding(mesh), whole))
+
+
+def items_of_step(model: Any, batch: Batch, catalogue: Catalogue, rng: Array,
+                  cfg: OptimizerConfig, objective: ObjectiveConfig) -> Array:
+    """`[M]` int32: every item that the loss of a step reads, in all micro-batches.
+
+    Raises:
+      InputError: it would be all items.
+    """
+    total = catalogue.tables.codes.shape[0]
+    scores = objective.item_loss or model.cfg.item_head
+    if scores and not 0 < objective.negatives < total:
+        raise InputError(
+            f"train.objective.negatives is {objective.negatives}, which reads all "
+            f"{total} items in every step; draw fewer, or set optimizer.rows.rule=''")
+    keys = [rng] if cfg.accumulate == 1 else [
+        jax.random.fold_in(rng, part) for part in range(cfg.accumulate)]
+    return jnp.concatenate([items_of_batch(model.cfg, batch), *(
+        items_to_score(model, key, objective, total) for key in keys)])
 
 
 def _accumulated(differentiate: Callable, params: Any, batch: Batch,
@@ -273,4 +336,5 @@ def _averaged(state: TrainState, params: Any, decay: float) -> Any:
         return ()
     steps = state.step.astype(jnp.float32)
     now = jnp.minimum(decay, (1 + steps) / (10 + steps))
-    return jax.tree.map(lambda old, new: old * now + new * (1 - now), state.ema, params)
+    kept = {name: params[name] for name in state.ema}
+    return jax.tree.map(lambda old, new: old * now + new * (1 - now), state.ema, kept)
