@@ -18,6 +18,7 @@ from oxyrec_jax.instruction_store import Encoder, Read, read_one
 from oxyrec_jax.ready import Ready, load, parameters
 from oxyrec_jax.ranking import catalogue_digest, load_ranker
 from oxyrec_jax.report import Example
+from oxyrec_jax.serve.rows import Row, lay, sides_of
 from oxyrec_jax.tokenizer import sid_table
 from oxyrec_jax.workspace import Workspace, open_workspace
 
@@ -166,35 +167,21 @@ def _request(space: Workspace, ready: Ready, history: np.ndarray, asked: Asked,
              ids: Sequence[str], user: str | None) -> dict[str, np.ndarray]:
     """A batch of one request; side features of a user's events are the log's."""
     model, dataset = ready.model, ready.dataset
-    most, long = space.cfg.train.pipeline.history, model.cfg.retrieval.events
-    recent = history[-most:]
-    size = len(recent)
-    batch = {"items": np.zeros((1, most), np.int32),
-             "segments": (np.arange(most)[None] < size).astype(np.int32),
-             "target_positions": np.full((1, 1), size - 1, np.int32)}
-    batch["items"][0, :size] = recent
-    if long:
-        older = history[:-most][-long:]
-        batch["long_items"] = np.full((1, long), -1, np.int32)
-        batch["long_items"][0, :len(older)] = older
+    columns: dict[str, np.ndarray] = {}
+    profile, places = None, 0
     if user is not None and model.cfg.sides:
         first, last = dataset.offsets()[dataset.user_ids().index(user):][:2]
-    for name in model.cfg.sides:
-        batch[name] = np.zeros((1, most), np.float32)
-        if user is not None:
-            made = name in ("gap", *event_rows.CALENDAR)
-            known = dataset.column("time" if made else name)[first:last]
-            # When the request is made nobody has said: the last stays unknown.
-            if name == "gap":
-                known = np.diff(known, append=known[-1:])
-            elif made:
-                known = np.append(event_rows.calendar(name, known[1:]), 0)
-            batch[name][0, :size] = known[-most:]
+        columns = {name: dataset.column(name)[first:last] for name in dict.fromkeys(
+            "time" if name in event_rows.MADE else name for name in model.cfg.sides)}
     if dataset.profiles is not None:
-        profile = np.full(dataset.profiles.rows.shape[1], -1, np.int32)
+        places = dataset.profiles.rows.shape[1]
         if user is not None:
             profile = dataset.profiles.rows[dataset.user_ids().index(user)]
-        batch["profile"] = np.tile(profile, (1, most, 1))
+    # When the request is made nobody has said.
+    row = Row(history, sides_of(columns.pop("time", None), None, columns,
+                                model.cfg.sides), profile)
+    batch = lay([row], None, model, batch=1, profile=places,
+                length=space.cfg.train.pipeline.history)
     return batch | _instructions(space, ready, asked, ids)
 
 

@@ -26,7 +26,7 @@ from oxyrec_jax.serve.snapshot import Snapshot, make_snapshot
 from oxyrec_jax.thinking.reading import Reader
 from oxyrec_jax.thinking.store import Source
 from oxyrec_jax.tokenizer import sid_table
-from oxyrec_jax.workspace import Workspace
+from oxyrec_jax.workspace import Workspace, check_run, need
 
 TOKEN, ADMIN_TOKEN = "OXYREC_SERVE_TOKEN", "OXYREC_SERVE_ADMIN_TOKEN"
 _KINDS = ("category", "brand")  # columns of the item table that filters may name
@@ -138,13 +138,20 @@ class Opened:
 
 def _snapshot(space: Workspace, ready: Ready, seed: int,
               at_least: Snapshot | None = None) -> Snapshot:
-    params = parameters(space, ready, seed)
     ids = ready.ids
+    need(space.run(seed) / "best", "train")
+    run_digest = artifacts.value_digest(artifacts.read_json(
+        space.run(seed) / "best" / artifacts.MANIFEST))
+    if (at_least is not None and at_least.facts["run"] == run_digest[:12]
+            and at_least.model == ready.model):
+        check_run(space, seed, ids)
+        params = at_least.arrays.params  # no second copy on the device
+    else:
+        params = parameters(space, ready, seed)
     table = sid_table.catalogue_table(ready.dataset, ids)
     sets = _sets(space.folder / "sets")
     made = artifacts.value_digest({
-        "semantic_ids": dict(ids.manifest), "sets": sets,
-        "run": artifacts.read_json(space.run(seed) / "best" / artifacts.MANIFEST)})
+        "semantic_ids": dict(ids.manifest), "sets": sets, "run": run_digest})
     generation = ids.manifest.get("generation", 0)
     vectors = ids.embeddings
     if vectors is None:  # imported IDs
@@ -155,7 +162,7 @@ def _snapshot(space: Workspace, ready: Ready, seed: int,
         codes=ids.codes, vectors=np.asarray(vectors),
         kinds={name: table[name].to_pylist() for name in _KINDS}, sets=sets,
         facts={"generation": generation, "retired": int((~ids.live).sum()),
-               "seed": seed}, at_least=at_least)
+               "seed": seed, "run": run_digest[:12]}, at_least=at_least)
 
 
 class _Texts:

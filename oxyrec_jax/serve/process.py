@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import pathlib
+import resource
 import socket
 import stat
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from oxyrec_jax.serve.front import Front
 
 _log = logging.getLogger(__name__)
 _LOOK = 0.05  # seconds between two looks at what is still to be answered
+_HEAD = 65_536  # bytes that a request may have before its body
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +97,8 @@ def listen(cfg: Listening) -> Iterator[socket.socket]:
 
 def run(front: Front, cfg: Listening, sock: socket.socket) -> None:
     """Serves until SIGTERM or SIGINT; a second one ends at once."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each connection is one
     protocol = type("Protocol", (_Protocol,), {"patience": cfg.idle})
     config = uvicorn.Config(
         front.app(), http=protocol, ws="none", lifespan="off", log_config=None,
@@ -145,18 +149,31 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(HttpToolsProtocol):
-    """Closes connections whose next request does not come, or not to its end."""
+    """Closes connections whose next request does not come, or whose head does not end.
+    """
 
     patience = 10.0
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._seen: object = None
+        self._head = 0
         self._timer = self.loop.call_later(self.patience, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self._head += len(data)
+        super().data_received(data)
+        if self._head > _HEAD:
+            self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._head = 0
 
     def _look(self) -> None:
         """No new request since the last look, and none is being answered."""

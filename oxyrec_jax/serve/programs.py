@@ -135,8 +135,9 @@ class Programs:
         """The batch of requests for a program."""
         if vectors is None and "target_instruction" in snapshot.model.reads:
             vectors = np.zeros((len(rows), self._text), np.float32)
-        return lay(rows, vectors, snapshot.model, batch=key.batch, length=key.length,
+        made = lay(rows, vectors, snapshot.model, batch=key.batch, length=key.length,
                    profile=self._profile)
+        return {name: made[name] for name in snapshot.model.reads}
 
     def seconds(self, key: Key) -> float:
         """What a batch took when it was warmed up."""

@@ -37,12 +37,12 @@ def lay(rows: Sequence[Row], vectors: np.ndarray | None, model: Generator, *,
       rows: at most `batch`; the rest of the batch is empty.
       vectors: `[len(rows), F]` float32 of the instructions' texts, zeros for none;
         None where the network reads none.
-      model: what it reads is made.
+      model: what it reads of histories is made.
       batch, length: B and L.
-      profile: C, places of a profile.
+      profile: C, places of a profile; 0: nothing is known of anybody.
 
     Returns:
-      The arrays that `model.reads` names.
+      The arrays that `model.reads` names, and others of requests that it does not read.
     """
     shape, long = (batch, length), model.cfg.retrieval.events
     made: dict[str, np.ndarray] = {
@@ -51,7 +51,7 @@ def lay(rows: Sequence[Row], vectors: np.ndarray | None, model: Generator, *,
         **{name: np.zeros(shape, np.float32) for name in model.cfg.sides}}
     if long:
         made["long_items"] = np.full((batch, long), -1, np.int32)
-    if "profile" in model.cfg.beside:
+    if profile:
         made["profile"] = np.full((*shape, profile), -1, np.int32)
     asked = {"target_scenario": np.int8, "target_trigger": np.int32,
              "target_behaviour": np.int8}
@@ -76,7 +76,7 @@ def lay(rows: Sequence[Row], vectors: np.ndarray | None, model: Generator, *,
     if vectors is not None:
         made["target_instruction"] = np.zeros((batch, 1, vectors.shape[1]), np.float32)
         made["target_instruction"][:len(rows), 0] = vectors
-    return {name: made[name] for name in model.reads}
+    return made
 
 
 def sides_of(times: np.ndarray | None, asked_at: int | None,

@@ -1,5 +1,6 @@
 """A real server process: its endpoints, and what people and networks do to it."""
 
+import contextlib
 import itertools
 import resource
 import shutil
@@ -150,8 +151,12 @@ def test_slow_clients_are_let_go(server):
     assert b" 408 " in slow.recv(65_536).partition(b"\r\n")[0]
     assert slower.recv(100) == b""
     assert time.monotonic() - begin < 20
-    slow.close()
-    slower.close()
+    endless = socket.create_connection(("127.0.0.1", server.port), 30)
+    with contextlib.suppress(ConnectionError):  # however it learns that it is over
+        endless.sendall(b"GET /healthz HTTP/1.1\r\n" + b"x: y\r\n" * 20_000)
+        assert not endless.recv(100)
+    for one in (slow, slower, endless):
+        one.close()
 
 
 def test_thousands_of_connections_do_not_keep_others_out(server):
