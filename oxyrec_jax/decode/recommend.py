@@ -54,12 +54,13 @@ def recommend(model: Generator, params: Any, batch: dict[str, Array],
         return model.apply({"params": params}, *args, **options)
 
     search = ask(used, catalogue.tables, method="start_search")
+    parts = 0 if search.ahead is not None else PARTS  # there a beam costs nothing
     if model.cfg.experts == 1 or not experts:
         def step(past: Any, codes: Array | None, level: int) -> tuple[Array, Any]:
             return ask(search, past, codes, level, method="search_step")
         return beam_search(step, (), catalogue.trie, beams=beams, batch=size,
                            sampling=sampling, allowed=allowed, prefix=prefix,
-                           diversity=diversity, parts=PARTS)
+                           diversity=diversity, parts=parts)
 
     trie = catalogue.trie
     live = catalogue.tables.live  # [N], or [B, N] under a filter; None: all
@@ -96,7 +97,7 @@ def recommend(model: Generator, params: Any, batch: dict[str, Array],
 
     return beam_search(mixed_step, (), trie, beams=beams, batch=size,
                        sampling=sampling, allowed=allowed, prefix=prefix,
-                       diversity=diversity, parts=PARTS)
+                       diversity=diversity, parts=parts)
 
 
 def with_item_keys(model: Generator, params: Any, catalogue: Catalogue) -> Catalogue:

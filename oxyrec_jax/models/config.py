@@ -24,6 +24,10 @@ class ModelConfig:
         is bidirectional and a row has one target.
       item_embedding: adds a learned vector of each item to its code vectors.
       position_state: adds the encoder's state just before the target to BOS.
+      decoding: "sequential": each code is scored given those before it. "parallel": all
+        at once, from a learnt vector in the place of each code, so that a request runs
+        the decoder once and not once for each beam; codes then depend on each other
+        through the trie alone.
       tied: the head scores codes with the decoder's input vectors.
       head: "level" scores one codebook per step, "shared" all codes of all levels.
       legal_softmax: training normalises over the children that the trie allows, as
@@ -58,6 +62,7 @@ class ModelConfig:
     causal: bool = True
     item_embedding: bool = True
     position_state: bool = True
+    decoding: str = "sequential"
     tied: bool = True
     head: str = "level"
     legal_softmax: bool = True
@@ -84,6 +89,8 @@ class ModelConfig:
                    "successors")),
                 ("encoder_layers", self.encoder_layers >= 0, "at least 0"),
                 ("head", self.head in ("level", "shared"), "'level' or 'shared'"),
+                ("decoding", self.decoding in ("sequential", "parallel"),
+                 "'sequential' or 'parallel'"),
                 ("buckets", exact >= 1, f"at least {2 if self.causal else 4}"),
                 ("max_distance", self.max_distance > exact, f"more than {exact}"),
                 ("sides", set(self.sides) <= set(SIDES), f"some of {', '.join(SIDES)}"),

@@ -51,6 +51,8 @@ class Generator(nn.Module):
         cfg = self.cfg
         self.code_vectors = self._vectors("code_vectors", sum(self.widths), "codes")
         self.begin = self._vectors("begin", 1, "one")
+        if cfg.decoding == "parallel":
+            self.places = self._vectors("places", len(self.widths) - 1, "one")
         if cfg.item_embedding:
             self.item_vectors = self._vectors("item_vectors", self.items, "items", 0.1)
         self.feature_in = layers.Linear(cfg.width, ("features", "embed"))
@@ -263,9 +265,16 @@ class Generator(nn.Module):
         memory = self.encode(batch, tables)
         positions = batch["target_positions"]
         state = jnp.take_along_axis(memory, positions[..., None], axis=1)
-        return Search(memory=tuple(layer.project(memory) for layer in self.decoder),
-                      allowed=self._visible(batch["segments"], positions), state=state,
-                      prefix=self._prefix(batch, state, tables))
+        seen = self._visible(batch["segments"], positions)
+        prefix = self._prefix(batch, state, tables)
+        keys = tuple(layer.project(memory) for layer in self.decoder)
+        ahead = None
+        if self.cfg.decoding == "parallel":
+            x = self._decoder_input(prefix, state, None)
+            for layer, memory in zip(self.decoder, keys, strict=True):
+                x, _ = layer(x, memory, seen, None, False)
+            ahead = self.decoder_norm(x)[:, :, prefix.shape[2] - 1:]
+        return Search(keys, seen, state, prefix, ahead)
 
     def search_step(self, search: Search, past: tuple[Array, ...],
                     codes: Array | None, level: int) -> tuple[Array, tuple[Array, ...]]:
@@ -281,6 +290,10 @@ class Generator(nn.Module):
         Returns:
           logits `[B, K, V_level]` float32 and the longer `past`.
         """
+        if search.ahead is not None:
+            scores = self._level_scores(search.ahead[:, :, level], level)
+            beams = 1 if codes is None else codes.shape[1]
+            return jnp.broadcast_to(scores, (len(scores), beams, scores.shape[2])), past
         if codes is None:
             x = self._decoder_input(search.prefix, search.state, None)
         else:
@@ -294,11 +307,14 @@ class Generator(nn.Module):
             x, present = layer(x, search.memory[index], search.allowed, before,
                                train=False)
             longer.append(present)
-        scores = self._score(self.decoder_norm(x)[:, :, -1], level)
-        if self.cfg.head == "shared":
-            start = self.starts[level]
-            scores = scores[..., start:start + self.widths[level]]
+        scores = self._level_scores(self.decoder_norm(x)[:, :, -1], level)
         return scores, tuple(longer)
+
+    def _level_scores(self, x: Array, level: int) -> Array:
+        """Logits `[B, K, V_level]` of a level's own codes from `[B, K, D]`."""
+        scores = self._score(x, level)
+        start = self.starts[level] if self.cfg.head == "shared" else 0
+        return scores[..., start:start + self.widths[level]]
 
     def _prefix(self, batch: dict[str, Array], state: Array, tables: ItemTables
                 ) -> Array:
@@ -367,7 +383,10 @@ class Generator(nn.Module):
         """`[B, J, P + T - 1, D]`: the prefix and the vectors of all codes but the last.
         """
         x = prefix
-        if codes is not None:
+        if self.cfg.decoding == "parallel":  # no code is read, so all are asked at once
+            shape = (*x.shape[:2], *self.places.shape)
+            x = jnp.concatenate([x, jnp.broadcast_to(self.places, shape)], axis=2)
+        elif codes is not None:
             before = [self._code_vector(codes[..., level], level)[:, :, None]
                       for level in range(codes.shape[-1])]
             x = jnp.concatenate([x, *before], axis=2)

@@ -71,12 +71,15 @@ class Search:
       allowed: `[B, 1, L]` bool, real history positions.
       state: `[B, 1, D]` encoder state at the newest history position.
       prefix: `[B, 1, P, D]` BOS and the instructions.
+      ahead: `[B, 1, T, D]` the decoder's outputs at all levels, of a network that
+        decodes them in parallel; else None.
     """
 
     memory: tuple[tuple[Array, Array], ...]
     allowed: Array
     state: Array
     prefix: Array
+    ahead: Array | None = None
 
 
 @jax.tree_util.register_dataclass
