@@ -1,0 +1,52 @@
+"""Every experiment that states figures runs at toy size, as `oxyrec reproduce` runs it.
+
+`align` and `scenarios` have no toy size; their parts are tried in
+test_experiments_align.py and test_experiment_scenarios.py.
+"""
+
+import contextlib
+import pathlib
+
+import pytest
+
+from oxyrec_jax import reproduction
+
+FOLDER = pathlib.Path(__file__).resolve().parents[2] / "experiments"
+
+pytestmark = pytest.mark.slow
+
+
+def ran(name, workdir, *settings, table=""):
+    """The figures of the toy; two rows of a table at most."""
+    with contextlib.chdir(FOLDER.parent):
+        found = reproduction.reproduce(FOLDER / f"{name}.py", workdir, table=table,
+                                       settings=settings, toy=True)
+    assert found["reproduced"] is None
+    for rows in found["tables"].values():
+        assert 1 <= len(rows) <= 2
+        for columns in rows.values():
+            for cell in columns.values():
+                assert -1 <= cell["found"] <= 1
+    return found["tables"]
+
+
+def test_the_quickstart(tmp_path):
+    assert list(ran("quickstart", tmp_path)["test"]) == ["model", "markov"]
+
+
+def test_instructions(tmp_path):
+    found = ran("instructions", tmp_path, table="placement")
+    assert list(found["placement"]) == ["none", "replace"]
+
+
+def test_off_policy_in_the_shop(tmp_path):
+    found = ran("off_policy", tmp_path, table="shop")["shop"]
+    assert found["IPS, position"]["mean"]["found"] > 0
+
+
+def test_beauty(tmp_path, shared_data):
+    folder = shared_data / "amazon14_beauty"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    found = ran("beauty", tmp_path, f"data.path={folder}", "seeds=[0]")
+    assert list(found["test"]) == ["model", "decoder alone"]
