@@ -29,7 +29,7 @@ ROWS = (
     ("ready", "quickstart"),  # what a configuration names; one configuration
     ("ranking",),
     ("answers", "steering", "ab_test", "slow_thinking", "judging", "validation",
-     "serving", "export"),
+     "serving", "export", "sharding_plan", "training_speed"),
     ("aligning",),
     ("workflow",),
     ("reproduction",),
