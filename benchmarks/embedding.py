@@ -194,10 +194,11 @@ def _dense_step(layout: lookup.Layout) -> Callable:
 
 def _in_turns(ways: dict[str, Callable[[], Any]], repeats: int, best_of: int = 1
               ) -> tuple[dict[str, float], float]:
-    """Median seconds of each over turns, of a turn its best, after one call each; and
-    the memory's median rate."""
+    """Median seconds of each over turns, of a turn its best, and the memory's median
+    rate."""
     for run in ways.values():
-        jax.block_until_ready(run())
+        for _ in range(2):  # the second call compiles for the layout that the first made
+            jax.block_until_ready(run())
     times: dict[str, list[float]] = {name: [] for name in ways}
     rates = []
     for _ in range(repeats):
