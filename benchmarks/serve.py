@@ -103,10 +103,14 @@ async def _measure(options: argparse.Namespace, server: "_Process"
     alone = await clients.one_by_one(100 if options.quick else 300)
     print(f"unloaded: p50 {_at(alone, 50):.2f} ms, p99 {_at(alone, 99):.2f} ms")
     flight = 4 * options.batches[-1]
+    cpu, asked = server.cpu(), server.batches()[1]
     saturation = await clients.closed(flight, options.seconds)
-    print(f"saturation: {saturation:.0f} requests/s with {flight} in flight")
+    cpu = 1e3 * (server.cpu() - cpu) / max(1.0, server.batches()[1] - asked)
+    print(f"saturation: {saturation:.0f} requests/s with {flight} in flight, "
+          f"{cpu:.2f} ms of the server's CPU a request")
     found: dict[str, object] = {
-        "saturation_rps": round(saturation, 1), "unloaded_p50_ms": _at(alone, 50),
+        "saturation_rps": round(saturation, 1), "cpu_ms_per_request": round(cpu, 3),
+        "unloaded_p50_ms": _at(alone, 50),
         "unloaded_p99_ms": _at(alone, 99), "startup_seconds": server.startup,
         "compiled": server.metric("oxyrec_compiled_programs")}
     before = server.rss()
@@ -286,6 +290,10 @@ class _Process:
         """Resident memory, MB."""
         text = pathlib.Path(f"/proc/{self._process.pid}/status").read_text()
         return int(text.partition("VmRSS:")[2].split()[0]) / 1024
+
+    def cpu(self) -> float:
+        """Seconds of CPU so far, which other work on the machine changes less."""
+        return self.metric("process_cpu_seconds_total")
 
     def metric(self, name: str) -> float:
         """A figure of /metrics."""
