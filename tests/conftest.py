@@ -5,6 +5,9 @@ import os
 import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Compiling is most of the suite's time, and nearly every program runs a few times on a
+# few numbers. Processes that tests start inherit it; `optimised` turns it off.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -35,6 +38,15 @@ def shop_workdir(tmp_path_factory):
     """
     import tiny_shop  # needs jax as configured above
     return tiny_shop.make(tmp_path_factory.mktemp("shop_workdir") / "work")
+
+
+@pytest.fixture
+def optimised():
+    """Programs as they are outside of tests, for what depends on how they compile."""
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module", autouse=True)

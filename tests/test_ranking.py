@@ -37,16 +37,8 @@ def config():
         tokenizer=dataclasses.replace(cfg.tokenizer, sources=sources, widths=(16, 16)))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """A dozen programs are compiled for a few small calls each."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
-def done(tmp_path_factory, quick_compilation):
+def done(tmp_path_factory):
     """A work directory with every step done, and what the steps returned."""
     space = workflow.open_workspace(tmp_path_factory.mktemp("ranker") / "work",
                                     config())

@@ -34,7 +34,7 @@ def test_a_run_is_timed_and_nothing_of_it_is_kept(trained):
     found = training_speed.measure(space, steps=2)
     assert before == sorted(path for path in trained.rglob("*"))
     assert 0 < found["mfu"] < 1 and found["compile_seconds"] > 0
-    assert found["hardware_flops_share"] > found["mfu"]  # padding, and what is no product
+    assert found["hardware_flops_share"] > found["mfu"]  # padding too
     assert found["devices"] == "8 x cpu" and found["rows"] == 8
     assert set(found["meaning"]) <= found.keys()
 

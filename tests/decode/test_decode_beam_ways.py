@@ -30,14 +30,6 @@ def search(tables, trie, *, beams, normalise="legal", prefix=None, diversity=Non
                             sampling=sampling)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Compiling is most of the time here and nothing compares speed."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def worlds(count, seed, impossible=True):
     """Random catalogues of one compiled shape, and tables of logits."""
     rng = np.random.default_rng(seed)

@@ -16,16 +16,8 @@ from oxyrec_jax.models.config import ModelConfig
 ITEMS, WIDTHS = 12, (3, 2, 4)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Compiling is most of the time here."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module", params=["level", "shared"])
-def world(request, quick_compilation):
+def world(request):
     model = tiny_world.make_model(ITEMS, WIDTHS, decoding="parallel", decoder_layers=2,
                                   head=request.param)
     catalogue, leaves = tiny_world.make_items(ITEMS, WIDTHS)

@@ -25,14 +25,6 @@ MIXES = {"decoder alone": {}, "memory": {"memory": True},
          "shared head": {"memory": True, "item_head": True, "head": "shared"}}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Many programs are compiled for a handful of tiny calls each."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def learnt(own=None):
     """Transitions of some users, and of one more who did what a test case predicts."""
     rng = np.random.default_rng(1)

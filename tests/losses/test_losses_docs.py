@@ -21,7 +21,7 @@ def quick_compilation():
 
 
 @pytest.mark.slow
-def test_the_optax_page_runs_from_top_to_bottom(capsys, quick_compilation):
+def test_the_optax_page_runs_from_top_to_bottom(capsys):
     text = (DOCS / "losses_with_optax.md").read_text(encoding="utf-8")
     space: dict = {}
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

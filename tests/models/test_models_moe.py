@@ -19,14 +19,6 @@ ROWS, LENGTH, WIDTH, HIDDEN, EXPERTS = 8, 6, 8, 12, 8
 CONFIG = moe.MoEConfig(EXPERTS, 2)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Small programs on many meshes, each run once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def make_x(seed=0):
     return np.random.default_rng(seed).normal(
         size=(ROWS, LENGTH, WIDTH)).astype(np.float32)

@@ -79,16 +79,8 @@ class World:
         return self._single(batch, items, np.broadcast_to(places, items.shape))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """A dozen programs are compiled for a handful of tiny calls each."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
-def world(quick_compilation):
+def world():
     return World(dataclasses.replace(TRUNK, causal=False))
 
 

@@ -18,14 +18,6 @@ LAYOUTS = [((1, 1, 1, 1, 8), ("table",)), ((2, 1, 1, 1, 4), ("table",)),
            ((2, 2, 1, 1, 2), ALL)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """A dozen programs are compiled for one tiny call each."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def layout(sizes, axes, capacity=0):
     return lookup.Layout(parallel.make_mesh(parallel.MeshConfig(*sizes)), axes,
                          capacity=capacity)
@@ -147,9 +139,9 @@ def moved(compiled):
 
 @pytest.mark.parametrize("sizes, axes, capacity", [
     (*LAYOUTS[0], 4), (*LAYOUTS[1], 0), (*LAYOUTS[1], 4), (*LAYOUTS[2], 0)], ids=str)
-def test_no_collective_and_no_buffer_is_as_large_as_a_table(sizes, axes, capacity):
+def test_no_collective_and_no_buffer_is_as_large_as_a_table(sizes, axes, capacity,
+                                                            optimised):
     """The table is larger than what any device holds, with its state and its copies."""
-    jax.config.update("jax_disable_most_optimizations", False)
     place = layout(sizes, axes, capacity)
     rows, width, batch = 2**15, 8, 32
     table = jax.ShapeDtypeStruct((rows, width), jnp.float32,
@@ -175,8 +167,7 @@ def test_no_collective_and_no_buffer_is_as_large_as_a_table(sizes, axes, capacit
     assert memory.temp_size_in_bytes < share // 4, "a copy of the table"
 
 
-def test_a_table_that_is_gathered_would_be_seen():
-    jax.config.update("jax_disable_most_optimizations", False)
+def test_a_table_that_is_gathered_would_be_seen(optimised):
     place = layout(*LAYOUTS[0])
     whole = jax.jit(lambda table: table * 2, in_shardings=place.table_sharding,
                     out_shardings=parallel.replicated(place.mesh))

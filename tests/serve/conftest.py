@@ -4,7 +4,6 @@ import pathlib
 import shutil
 import threading
 
-import jax
 import pytest
 
 from oxyrec_jax import serving, workspace
@@ -16,12 +15,7 @@ from oxyrec_jax.serve.schema import RecommendRequest
 @pytest.fixture(scope="session")
 def opened(shop_workdir):
     """The shop as an engine that is not started: two programs, of batches of 4."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        found = serving.Opened(shop_workdir, serving.Serving(
-            batches=(4,), lengths=(8,)))
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
+    found = serving.Opened(shop_workdir, serving.Serving(batches=(4,), lengths=(8,)))
     yield found
     found.close()
 

@@ -25,8 +25,7 @@ def start(data, work, **options):
     return subprocess.Popen(
         [sys.executable, str(HERE / "tiny_run.py"), text], text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu",
-             "XLA_FLAGS": "--xla_backend_optimization_level=0"})  # compiles faster
+        env={**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"})
 
 
 def finish(process):
@@ -78,7 +77,7 @@ def test_killed_three_times_the_run_ends_bit_identical(tmp_path):
         assert one.keys() == other.keys()
         for key, values in one.items():
             np.testing.assert_array_equal(values, other[key])
-    times = {"targets/s", "gflops", "mfu", "goodput"}  # all else is a function of the run
+    times = {"targets/s", "gflops", "mfu", "goodput"}  # the run decides all others
     logs = [[{name: value for name, value in line.items() if name not in times}
              for line in read_log(work / "log.jsonl")] for work in (whole, broken)]
     assert logs[0] == logs[1]

@@ -17,14 +17,6 @@ ROUTER = {f"router_{name}" for name in ("balance", "z", "entropy", "dropped",
                                         "busiest")}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Each program runs twice."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def curve(experts, sizes=(1,), steps=2):
     """Figures of a few steps."""
     devices = jax.devices()[:int(np.prod(sizes))]

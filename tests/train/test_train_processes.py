@@ -1,11 +1,14 @@
-"""Two processes train as one does."""
+"""Two processes train as one does, and go on where one of them was killed."""
 
 import json
 import os
 import pathlib
+import random
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -19,23 +22,26 @@ from oxyrec_jax.train.run_log import read_log
 HERE = pathlib.Path(__file__).resolve().parent
 
 
-def start(data, work, process, port):
+def start(data, work, process, port, **options):
     text = json.dumps({"data": str(data), "work": str(work), "devices": 2,
-                       "process": process, "address": f"localhost:{port}"})
+                       "process": process, "address": f"localhost:{port}", **options})
     path = os.pathsep.join([str(HERE.parents[1]), str(HERE.parent), str(HERE)])
     return subprocess.Popen(
         [sys.executable, str(HERE / "tiny_run.py"), text], text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu",
-             "XLA_FLAGS": "--xla_backend_optimization_level=0"})  # compiles faster
+        env={**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"})
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
 
 
 @pytest.mark.slow
 def test_two_processes_of_two_devices_train_as_one_of_four(tmp_path):
     data = tiny_world.make_dataset(tmp_path / "data")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     both = [start(tmp_path / "data", tmp_path / "two", process, port)
             for process in (0, 1)]
     try:
@@ -60,3 +66,47 @@ def test_two_processes_of_two_devices_train_as_one_of_four(tmp_path):
         with np.load(tmp_path / "two" / "evaluated1.npz") as second:
             for name in first.files:
                 np.testing.assert_array_equal(first[name], second[name])
+
+
+KILLS = int(os.environ.get("OXYREC_TEST_KILLS", "1"))  # 20 by hand
+PATIENCE = 5
+LONG = {"steps": 40, "checkpoint_every": 2, "evaluate_every": 20}
+
+
+def both(data, work):
+    port = free_port()
+    return [start(data, work, process, port, train=LONG, patience=PATIENCE)
+            for process in (0, 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(150 * (KILLS + 2))
+def test_one_of_two_killed_ends_the_other_and_both_go_on_to_the_same_bits(tmp_path):
+    tiny_world.make_dataset(tmp_path / "data")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for process in both(tmp_path / "data", whole):
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err[-3000:]
+    for turn in range(KILLS):
+        pair = both(tmp_path / "data", broken)
+        step = random.randint(0, LONG["steps"] - 2)
+        while not any((broken / "checkpoints" / str(later)).is_dir() for later in
+                      range(step, LONG["steps"])) and pair[0].poll() is None:
+            time.sleep(0.01)
+        time.sleep(random.random() * 0.3)
+        victim = turn % 2
+        pair[victim].kill()
+        _, err = pair[1 - victim].communicate(timeout=300)
+        pair[victim].communicate()
+        died = pair[victim].returncode
+        if died == -signal.SIGKILL and pair[1 - victim].returncode:  # before the end
+            assert "task died" in err or "onnection" in err, err[-3000:]
+    for process in both(tmp_path / "data", broken):
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err[-3000:]
+    for process in (0, 1):
+        with (np.load(whole / f"evaluated{process}.npz") as one,
+              np.load(broken / f"evaluated{process}.npz") as other):
+            assert one.files == other.files
+            for name in one.files:
+                np.testing.assert_array_equal(one[name], other[name])

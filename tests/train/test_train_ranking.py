@@ -62,16 +62,8 @@ class Stop(Exception):
     pass
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """The step is compiled four times for a handful of tiny calls each."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
-def whole(log, tmp_path_factory, quick_compilation):
+def whole(log, tmp_path_factory):
     """A straight run: its folder and what was evaluated."""
     folder, kept = tmp_path_factory.mktemp("whole"), Kept()
     run(log, folder, evaluate=kept)

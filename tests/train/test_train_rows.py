@@ -15,14 +15,6 @@ from oxyrec_jax.train import rows
 USERS, ITEMS, WIDTH, BATCH, STEPS = 40, 64, 4, 16, 5
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Small programs on eight devices, each run a few times."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def layout(*sizes, capacity=0):
     devices = jax.devices()[:int(np.prod(sizes))]
     mesh = parallel.make_mesh(parallel.MeshConfig(*sizes), devices)

@@ -25,14 +25,6 @@ CFG = OptimizerConfig(learning_rate=0.02, warmup=0, clip_norm=0.5,
 OBJECTIVE = ObjectiveConfig(item_loss=0.5, negatives=6)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Each program runs a few times."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 class Run:
     """A small generator on some mesh."""
 
@@ -101,7 +93,7 @@ def dense_curve(run):
 
 
 @pytest.fixture(scope="module")
-def expected(quick_compilation):
+def expected():
     return dense_curve(Run())
 
 

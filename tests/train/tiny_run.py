@@ -17,6 +17,7 @@ import numpy as np
 import tiny_world
 from oxyrec_jax.data.dataset import load_dataset
 from oxyrec_jax.data.pipeline import Pipeline
+from oxyrec_jax.parallel import hosts
 from oxyrec_jax.train.loop import TrainConfig, train
 from oxyrec_jax.train.objective import ObjectiveConfig
 from oxyrec_jax.train.step import OptimizerConfig
@@ -47,8 +48,8 @@ def main(options):
     """Runs in this process alone; keeps the parameters of each evaluation."""
     jax.config.update("jax_num_cpu_devices", options.get("devices", 1))
     if "address" in options:
-        jax.distributed.initialize(options["address"], num_processes=2,
-                                   process_id=options["process"])
+        hosts.start(hosts.Hosts(options["address"], 2, options["process"],
+                                options.get("patience", 30)))
     work, kill, calls = pathlib.Path(options["work"]), options.get("kill", {}), []
 
     def evaluate(params):

@@ -1,0 +1,42 @@
+"""The comparison of decoders: rows that differ in the decoder alone; a toy run."""
+
+import dataclasses
+import importlib.util
+import json
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def lib():
+    path = ROOT / "experiments" / "parallel_decoder.py"
+    spec = importlib.util.spec_from_file_location("parallel_decoder_experiment", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_rows_differ_in_the_decoder_alone(lib):
+    configs = [lib.get_config(row, seeds=(4,)) for row in lib.ROWS]
+    same = {"name": "", "model": None}
+    assert len({repr(dataclasses.replace(cfg, **same)) for cfg in configs}) == 1
+    assert [(cfg.model.decoding, cfg.model.decoder_layers) for cfg in configs] == [
+        ("sequential", 1), ("parallel", 1), ("parallel", 3)]
+    assert not any(cfg.model.memory or cfg.model.item_head for cfg in configs)
+
+
+@pytest.mark.slow
+def test_a_toy_is_trained_judged_and_timed_and_not_done_again(lib, tmp_path, capsys):
+    arguments = ["--workdir", str(tmp_path), "--quick", "--steps", "4", "--json"]
+    lib.main(arguments)
+    first = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert list(first["rows"]) == list(lib.ROWS)
+    for own in first["rows"].values():
+        assert all(0 <= own["figures"][cell] <= 1 for cell in lib.CELLS)
+        assert own["ms"]["10"] > 0 and own["compute"] <= 1.2
+    assert first["rows"]["parallel, deep"]["steps"] < 4
+    lib.main(arguments)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == first
