@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import Mesh
 
+from oxyrec_jax import parallel
 from oxyrec_jax.base import Array
 from oxyrec_jax.models import layers, sides
 from oxyrec_jax.models import memory as memory_lib
@@ -23,7 +24,8 @@ from oxyrec_jax.models.config import ModelConfig
 from oxyrec_jax.models.instructions import Instructions, place
 from oxyrec_jax.models.retrieval import Retriever, choose_events
 from oxyrec_jax.models.tables import ItemTables, Mixture, Search, own_vectors
-from oxyrec_jax.models.transformer import DecoderLayer, EncoderLayer
+from oxyrec_jax.models.transformer import (DecoderLayer, EncoderLayer,
+                                           rematerialised)
 
 __all__ = ["Generator", "ItemTables", "Mixture", "ModelConfig", "Search"]
 
@@ -65,9 +67,11 @@ class Generator(nn.Module):
             self.retrieved = self._vectors("retrieved", 1, "one")
         self.bias = layers.RelativeBias(cfg.heads, cfg.buckets, cfg.max_distance,
                                         bidirectional=not cfg.causal)
-        self.encoder = [EncoderLayer(cfg) for _ in range(cfg.encoder_layers)]
+        encoder = rematerialised(EncoderLayer, cfg, train=4)
+        decoder = rematerialised(DecoderLayer, cfg, train=5)
+        self.encoder = [encoder(cfg) for _ in range(cfg.encoder_layers)]
         self.encoder_norm = layers.RMSNorm()
-        self.decoder = [DecoderLayer(cfg, self.mesh) for _ in range(cfg.decoder_layers)]
+        self.decoder = [decoder(cfg, self.mesh) for _ in range(cfg.decoder_layers)]
         self.decoder_norm = layers.RMSNorm()
         if cfg.memory:
             self.memory = memory_lib.TransitionMemory()
@@ -118,10 +122,11 @@ class Generator(nn.Module):
         codes = tables.codes[batch["targets"]]
         prefix = self._prefix(batch, state, tables)
         x = self._decoder_input(prefix, state, codes[..., :-1])
-        x = layers.dropout(self, x, self.cfg.dropout, train=train)
+        x = parallel.lay_rows(layers.dropout(self, x, self.cfg.dropout, train=train))
         for layer in self.decoder:
-            x, _ = layer(x, layer.project(memory), allowed, None, train=train,
+            x, _ = layer(x, layer.project(memory), allowed, None, train,
                          real=batch.get("target_mask"))
+            x = parallel.lay_rows(x)
         x = self.decoder_norm(x)
         first = prefix.shape[2] - 1
         logits = tuple(self._score(x[:, :, first + level], level)
@@ -166,14 +171,14 @@ class Generator(nn.Module):
             first = jnp.arange(items.shape[1]) < cfg.retrieval.keep
             x = x + jnp.where(first[:, None], self.retrieved, 0)
         x = x.astype(cfg.dtype)
-        x = layers.dropout(self, x, cfg.dropout, train=train)
+        x = parallel.lay_rows(layers.dropout(self, x, cfg.dropout, train=train))
         allowed = (segments[:, :, None] == segments[:, None, :])[:, None]
         length = items.shape[1]
         if cfg.causal:
             allowed = allowed & jnp.tril(jnp.ones((length, length), bool))
         bias = self.bias(length, length)
         for layer in self.encoder:
-            x = layer(x, bias, allowed, train=train)
+            x = parallel.lay_rows(layer(x, bias, allowed, train))
         return self.encoder_norm(x)
 
     def item_inputs(self, items: Array, tables: ItemTables) -> Array:
@@ -304,8 +309,7 @@ class Generator(nn.Module):
         longer = []
         for index, layer in enumerate(self.decoder):
             before = past[index] if past else None
-            x, present = layer(x, search.memory[index], search.allowed, before,
-                               train=False)
+            x, present = layer(x, search.memory[index], search.allowed, before, False)
             longer.append(present)
         scores = self._level_scores(self.decoder_norm(x)[:, :, -1], level)
         return scores, tuple(longer)

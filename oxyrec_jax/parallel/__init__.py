@@ -17,4 +17,5 @@ from oxyrec_jax.parallel.rules import (
 )
 
 __all__ = ["BATCH_AXES", "RULES", "MeshConfig", "batch_parts", "batch_sharding",
-           "global_batch", "lay_rows", "make_mesh", "param_shardings", "parse_mesh", "replicated"]
+           "global_batch", "lay_rows", "make_mesh", "param_shardings", "parse_mesh",
+           "replicated"]
