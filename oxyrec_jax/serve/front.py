@@ -24,6 +24,7 @@ from oxyrec_jax.serve.resolve import allowed_words, count, resolve
 from oxyrec_jax.serve.schema import RecommendRequest, SimilarRequest
 from oxyrec_jax.serve.snapshot import Snapshot
 
+_READ_ON = 16  # times the limit of a body, before the connection is cut
 _log = logging.getLogger(__name__)
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -267,25 +268,32 @@ class Front:
                           f"{first['msg']}", field) from None
 
     async def _body(self, request: Request) -> bytes:
-        """The body, held to its limits in bytes and seconds."""
+        """The body, held to its limits in bytes and seconds.
+
+        One that is too long is read on and thrown away, within reason: a client that
+        is cut off while it sends may never see why.
+        """
         most = self.limits.body
         too_long = Refusal(413, "too_long", f"the body has more than {most} bytes")
         length = request.headers.get("content-length", "")
-        if length.isdigit() and int(length) > most:
+        if length.isdigit() and int(length) > _READ_ON * most:
             raise too_long
         parts, size = [], 0
         try:
             async with asyncio.timeout(self.limits.upload):
                 async for part in request.stream():
                     size += len(part)
-                    if size > most:
+                    if size > _READ_ON * most:
                         raise too_long
-                    parts.append(part)
+                    if size <= most:
+                        parts.append(part)
         except TimeoutError:
             raise Refusal(408, "slow", "the body did not arrive within "
                           f"{self.limits.upload:g} s") from None
         except ClientDisconnect:
             raise Refusal(400, "gone", "the client went away") from None
+        if size > most:
+            raise too_long
         return b"".join(parts)
 
 
