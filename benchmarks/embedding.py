@@ -197,7 +197,7 @@ def _in_turns(ways: dict[str, Callable[[], Any]], repeats: int, best_of: int = 1
     """Median seconds of each over turns, of a turn its best, and the memory's median
     rate."""
     for run in ways.values():
-        for _ in range(2):  # the second call compiles for the layout that the first made
+        for _ in range(2):  # the second compiles for the layout that the first made
             jax.block_until_ready(run())
     times: dict[str, list[float]] = {name: [] for name in ways}
     rates = []

@@ -54,7 +54,7 @@ def hash_ids(ids: np.ndarray | Sequence[str], *, seed: int = 0) -> np.ndarray:
         numbers = np.frombuffer(b"".join(words), "<u8")
     elif numbers.dtype.kind not in "iu":
         raise InputError(f"ids are of type {numbers.dtype}, expected integers or text")
-    return _mixed(numbers.astype(np.uint64) + _mixed(np.uint64([seed])))
+    return _mixed(numbers.astype(np.uint64) + _mixed(np.array([seed], np.uint64)))
 
 
 def hashed_rows(ids: np.ndarray | Sequence[str], rows: int, *, functions: int = 2,

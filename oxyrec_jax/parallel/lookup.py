@@ -171,53 +171,6 @@ def update_rows(table: Array, state: Any, ids: Array, gradients: Array, layout: 
                          )(table, state, ids, gradients)
 
 
-def hold_rows(table: Array, rows: Array, layout: Layout) -> Array:
-    """Rows of a sharded table, whole on every device.
-
-    Args:
-      table: `[N, D]`, cut as `layout.table_sharding`.
-      rows: `[M]` int32, whole on every device; one from N on gives zeros.
-      layout: the devices.
-
-    Returns:
-      `[M, D]`.
-    """
-    def local(table: Array, rows: Array) -> Array:
-        own = _own(rows, len(table), layout)
-        return jax.lax.psum(table.at[own].get(mode="fill", fill_value=0), layout.rows)
-
-    return jax.shard_map(local, mesh=layout.mesh, out_specs=PartitionSpec(),
-                         in_specs=(PartitionSpec(layout.rows), PartitionSpec()))(
-                             table, rows)
-
-
-def update_held(table: Array, state: Any, rows: Array, gradients: Array,
-                layout: Layout, change: Change) -> tuple[Array, Any]:
-    """Changes rows that every device knows.
-
-    Args:
-      table: `[N, D]`, cut as `layout.table_sharding`.
-      state: arrays `[N, ...]` of an optimiser, cut likewise.
-      rows: `[M]` int32, ascending, each once; those from N on are left out.
-      gradients: `[M, D]` float32, whole on every device like `rows`.
-      layout: the devices.
-      change: see `Change`.
-
-    Returns:
-      Table and state, the same buffers where both are donated.
-    """
-    def local(table: Array, state: Any, rows: Array, gradients: Array) -> Any:
-        own = _own(rows, len(table), layout)
-        # This device's rows to the front, in their order.
-        first = jnp.searchsorted(rows, jax.lax.axis_index(layout.rows) * len(table))
-        order = (jnp.arange(len(rows)) + first) % len(rows)
-        return change_own(table, state, own[order], gradients[order], change)
-
-    cut, whole = PartitionSpec(layout.rows), PartitionSpec()
-    return jax.shard_map(local, mesh=layout.mesh, in_specs=(cut, cut, whole, whole),
-                         out_specs=(cut, cut))(table, state, rows, gradients)
-
-
 def distinct(ids: Array, fill: int) -> tuple[Array, Array]:
     """Each id once, ascending, and where each went.
 
@@ -234,6 +187,18 @@ def distinct(ids: Array, fill: int) -> tuple[Array, Array]:
     place = jnp.cumsum(first, dtype=jnp.int32) - 1
     once = jnp.full_like(ids, fill).at[place].set(ascending)
     return once, jnp.zeros_like(place).at[order].set(place, unique_indices=True)
+
+
+def own_rows(rows: Array, held: int, layout: Layout) -> Array:
+    """Rows counted from this device's first; `held` for those of other devices.
+
+    Args:
+      rows: int32, of the whole table.
+      held: rows of the table on each device.
+      layout: the devices; inside a `jax.shard_map` over them.
+    """
+    own = rows - jax.lax.axis_index(layout.rows) * held
+    return jnp.where((own >= 0) & (own < held), own, held)
 
 
 def change_own(table: Array, state: Any, rows: Array, gradients: Array,
@@ -301,18 +266,12 @@ _take_rows.defvjp(lambda layout, table, ids: (_take_rows(layout, table, ids), No
                   _refuse)
 
 
-def _own(rows: Array, held: int, layout: Layout) -> Array:
-    """Rows counted from this device's first; `held` for those of other devices."""
-    own = rows - jax.lax.axis_index(layout.rows) * held
-    return jnp.where((own >= 0) & (own < held), own, held)
-
-
 def _take_gathered(layout: Layout, table: Array, rows: Array) -> tuple[Array, Traffic]:
     nothing = Traffic(jnp.int32(0), jnp.int32(1))
     if layout.shards == 1:  # a collective of one would still copy
         return table.at[rows].get(mode="fill", fill_value=0), nothing
     asked = jax.lax.all_gather(rows, layout.rows, tiled=True)
-    found = table.at[_own(asked, len(table), layout)].get(mode="fill", fill_value=0)
+    found = table.at[own_rows(asked, len(table), layout)].get(mode="fill", fill_value=0)
     # Every row comes from one device and zeros from the others: the sum is exact.
     return jax.lax.psum_scatter(found, layout.rows, tiled=True), nothing
 
@@ -321,8 +280,9 @@ def _change_gathered(layout: Layout, table: Array, state: Any, rows: Array,
                      gradients: Array, change: Change) -> tuple[Array, Any, Traffic]:
     asked, slopes = (jax.lax.all_gather(part, layout.batch, tiled=True)
                      for part in (rows, gradients))
-    return (*_change_merged(table, state, _own(asked, len(table), layout), slopes,
-                            change), Traffic(jnp.int32(0), jnp.int32(1)))
+    own = own_rows(asked, len(table), layout)
+    return (*_change_merged(table, state, own, slopes, change),
+            Traffic(jnp.int32(0), jnp.int32(1)))
 
 
 def _change_merged(table: Array, state: Any, own: Array, gradients: Array,

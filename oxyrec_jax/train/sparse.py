@@ -23,6 +23,7 @@ from oxyrec_jax import parallel
 from oxyrec_jax.base import Array, InputError
 from oxyrec_jax.models.config import ModelConfig
 from oxyrec_jax.models.tables import ItemTables
+from oxyrec_jax.parallel import held as held_rows
 from oxyrec_jax.parallel import lookup
 from oxyrec_jax.train.rows import RowAdagrad, RowAdam, RowRule, state_shardings
 
@@ -116,7 +117,7 @@ class SparseOptimizer:
         """
         items = jax.lax.with_sharding_constraint(items, parallel.replicated(mesh))
         once, _ = lookup.distinct(items, params[TABLE].shape[0])
-        rows = lookup.hold_rows(params[TABLE], once, lookup.Layout(mesh))
+        rows = held_rows.hold_rows(params[TABLE], once, lookup.Layout(mesh))
         return {**params, TABLE: rows}, dataclasses.replace(tables, held=once)
 
     def apply(self, gradient: Any, state: Any, params: Any, held: Any, step: Array,
@@ -142,8 +143,9 @@ class SparseOptimizer:
             return self.rule.change(rows, own, slopes, step=step,
                                     rate=jnp.float32(self.rate(step)))
 
-        table, rows = lookup.update_held(params[TABLE], state["rows"], held,
-                                         gradient[TABLE], lookup.Layout(mesh), change)
+        table, rows = held_rows.update_held(
+            params[TABLE], state["rows"], held, gradient[TABLE], lookup.Layout(mesh),
+            change)
         return ({**optax.apply_updates(rest, updates), TABLE: table},
                 {"rest": moments, "rows": rows})
 
