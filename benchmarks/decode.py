@@ -13,6 +13,11 @@ the shorter input gives and what the search gives, ours is timed on 120 position
 
 `ratio_vs_peer` is wall time of the peer : ours at 30 positions, by number of beams.
 CPU time stands beside wall time, for machines that do other work as well.
+
+`trie_share` is what the search costs without its network (legal children, softmax,
+selection) beside the whole request, in a catalogue of a million items; `swap_ms` is how
+much longer the first request on another catalogue of that size takes than others, with
+no program compiled. `--quick` takes 100,000 items for both.
 """
 
 import argparse
@@ -37,14 +42,15 @@ import peer_t5  # noqa: E402
 from flax import linen as nn  # noqa: E402
 
 from oxyrec_jax import huge_pages, profiling  # noqa: E402
-from oxyrec_jax.decode import beam  # noqa: E402
+from oxyrec_jax.decode import beam, scoring  # noqa: E402
 from oxyrec_jax.models import flops, generator  # noqa: E402
 from oxyrec_jax.tokenizer import trie as tries  # noqa: E402
 
 WIDTHS = (256,) * 4
 ITEMS = 12_000
 HISTORY = 30
-TARGET = {50: 10}
+TARGET = {50: 20, 256: 40}
+TRIE_BEAMS, TRIE_ITEMS = 256, 1_000_000
 SIZE = peer_t5.Size(width=128, heads=6, head_width=64, mlp_width=1024, layers=4)
 CONFIG = generator.ModelConfig(
     width=SIZE.width, heads=SIZE.heads, head_width=SIZE.head_width,
@@ -86,8 +92,9 @@ def main() -> None:
             print(f"target at K={row.beams}: {TARGET[row.beams]}; reached "
                   f"{row.ratio():.1f}, and {_equal_length(row, rows) or 0:.1f} with "
                   f"{HISTORY * len(WIDTHS)} positions as the peer has")
+    own = trie_cost(100_000 if options.quick else TRIE_ITEMS, options)
     if options.json:
-        print(json.dumps(_summary(rows, options, matmul, memory)))
+        print(json.dumps(_summary(rows, options, matmul, memory) | own))
 
 
 def _options() -> argparse.Namespace:
@@ -166,8 +173,28 @@ class Ours:
         def step(past, codes, level):
             return call(shared, past, codes, level, method="search_step")
 
-        return beam.beam_search(step, (), trie, beams=beams,
-                                batch=batch["items"].shape[0])
+        return beam.beam_search(step, (), trie, beams=beams, batch=len(batch["items"]),
+                                parts=scoring.parts_of(beams))
+
+    def rows_to_run(self, items: np.ndarray, beams: int) -> list[float]:
+        """Beams of a request at each level that the network must run at least."""
+        @jax.jit
+        def count(params, tables, trie, batch):
+            size, counts = len(batch["items"]), []
+            call = functools.partial(self.model.apply, params)
+            shared = call(batch, tables, method="start_search")
+
+            def step(state, codes, level):
+                past, nodes = state if level else ((), jnp.zeros((size, 1), jnp.int32))
+                if level:
+                    nodes = tries.advance(trie, level - 1, nodes, codes)
+                    counts.append(jnp.sum(scoring.open_nodes(trie, level, nodes)))
+                logits, past = call(shared, past, codes, level, method="search_step")
+                return logits, (past, nodes)
+            beam.beam_search(step, (), trie, beams=beams, batch=size)
+            return counts
+        counts = count(self.params, self.tables, self.trie, self.batch(items))
+        return [1.0, *(float(number) / len(items) for number in counts)]
 
 
 @dataclasses.dataclass
@@ -215,7 +242,8 @@ def measure(ours: Ours, peer: peer_t5.ConstrainedT5 | None,
             codes = _time(row.peer_wall, row.peer_cpu, options.batch,
                           peer.recommend, draw(HISTORY), beams)
             _check_legal(ours, codes)
-    row.flops, row.bytes = request_cost(ours, beams, positions, options.batch)
+    run = ours.rows_to_run(draw(positions), beams)
+    row.flops, row.bytes = request_cost(run, positions, options.batch)
     row.bound = max(row.flops / matmul, row.bytes / memory) * 1e3
     by_wall = row.bound / statistics.median(row.wall)
     by_cpu = row.bound * options.threads / statistics.median(row.cpu)
@@ -228,6 +256,62 @@ def measure(ours: Ours, peer: peer_t5.ConstrainedT5 | None,
               f"ms/request (CPU {statistics.median(row.peer_cpu):.2f}) | ratio "
               f"{row.ratio():.1f} by wall, {row.ratio('cpu'):.1f} by CPU time")
     return row
+
+
+def trie_cost(items: int, options: argparse.Namespace) -> dict[str, float]:
+    """Share of the trie in a request, and what a change of catalogue costs."""
+    ours, beams = Ours(make_codes(items)), TRIE_BEAMS
+    rng = np.random.default_rng(0)
+    history = rng.integers(items, size=(options.batch, HISTORY), dtype=np.int32)
+    logits = [jnp.asarray(rng.normal(size=(options.batch, beams, width)), jnp.float32)
+              for width in WIDTHS]
+
+    @jax.jit
+    def without_network(logits, trie):
+        def step(state, codes, level):
+            return logits[level][:, :1 if codes is None else codes.shape[1]], ()
+        return beam.beam_search(step, (), trie, beams=beams, batch=options.batch,
+                                parts=scoring.parts_of(beams)).leaves
+
+    whole, bare, rest = [], [], []
+    ours.recommend(history, beams), without_network(logits, ours.trie)
+    for _ in range(options.repeats):
+        _time(whole, rest, 1, ours.recommend, history, beams)
+        _time(bare, rest, 1, lambda: np.asarray(without_network(logits, ours.trie)))
+    codes = make_codes(items, seed=1)
+    begun = time.perf_counter()
+    other = jax.block_until_ready(tries.build_trie(
+        codes, WIDTHS, at_least=ours.trie)[0])
+    built = time.perf_counter() - begun
+    swap = _swap(ours, other, codes, history[:1])
+    share = statistics.median(bare) / statistics.median(whole)
+    print(f"K={beams}, {items:,} items: a batch of {options.batch} takes "
+          f"{statistics.median(whole):.0f} ms, its search without the network "
+          f"{statistics.median(bare):.0f} ms ({share:.1%}); the first request on "
+          f"another catalogue takes {swap:+.1f} ms, its trie built in {built:.1f} s")
+    return {"trie_share": round(share, 4), "swap_ms": round(max(swap, 0.0), 1)}
+
+
+def _swap(ours: Ours, other: tries.Trie, codes: np.ndarray, history: np.ndarray,
+          ) -> float:
+    """Milliseconds that a request takes longer after a swap, codes still to be put on
+    the device; medians of ten swaps to and fro, at 50 beams."""
+    ours.recommend(history, 50)
+    compiled = ours._request._cache_size()
+    before, after, rest, waiting = [], [], [], (other, codes)
+
+    def first() -> np.ndarray:
+        nonlocal waiting
+        (ours.trie, ours.codes), waiting = waiting, (ours.trie, ours.codes)
+        ours.tables = generator.ItemTables(jnp.asarray(ours.codes))
+        return ours.recommend(history, 50)
+    for _ in range(10):
+        _time(before, rest, 1, ours.recommend, history, 50)
+        if (_time(after, rest, 1, first) < 0).any():
+            raise SystemExit("a beam is dead after a swap")
+    if ours._request._cache_size() != compiled:
+        raise SystemExit("another catalogue compiled the search anew")
+    return statistics.median(after) - statistics.median(before)
 
 
 def _time(wall: list[float], cpu: list[float], requests: int, run: Callable,
@@ -249,29 +333,28 @@ def _spread(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
-def request_cost(ours: Ours, beams: int, positions: int, batch: int,
+def request_cost(rows: Sequence[float], positions: int, batch: int,
                  ) -> tuple[float, float]:
     """What one request must cost at least: FLOPs of matrix products, bytes of memory.
 
     Weights are read once for a batch in the encoder and once at each level in the
     decoder; keys and values of the history once at each level for all beams; a beam's
     own keys and values and its logits are written and read. Other activations are
-    taken to stay in cache.
+    taken to stay in cache. `rows` are the beams of each level with more than one
+    semantic ID below them: the others need no network.
     """
     inner, width, layers = CONFIG.heads * CONFIG.head_width, CONFIG.width, SIZE.layers
     encoder = flops.forward_flops(CONFIG, WIDTHS, lengths=[positions], targets=[1])
     work = encoder.encoder + layers * positions * 4 * width * inner
     matrices = 4 * width * inner + 3 * width * CONFIG.mlp_width
     floats = layers * (matrices + 2 * width * inner) / batch
-    live, nodes = 1, [int(jnp.sum(codes >= 0)) for codes in ours.trie.codes]
-    for level, codes in enumerate(WIDTHS):
+    for level, (codes, live) in enumerate(zip(WIDTHS, rows, strict=True)):
         own = 2 * inner * (level + 1)
         work += live * (layers * (2 * matrices + 4 * width * inner + 2 * own
                                   + 4 * positions * inner) + 2 * width * codes)
         floats += (layers * (matrices + 2 * width * inner) + width * codes) / batch
         floats += layers * 2 * positions * inner
         floats += live * (layers * 2 * own + 2 * codes)
-        live = min(beams, nodes[level])
     return work, 4 * floats
 
 

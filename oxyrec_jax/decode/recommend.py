@@ -11,15 +11,12 @@ from oxyrec_jax.base import Array
 from oxyrec_jax.decode.beam import Beams, beam_search
 from oxyrec_jax.decode.diversity import Diversity
 from oxyrec_jax.decode.sampling import Sampling
+from oxyrec_jax.decode.scoring import parts_of
 from oxyrec_jax.models.generator import Generator, Mixture
 from oxyrec_jax.models.tables import ItemTables
 from oxyrec_jax.tokenizer import trie as trie_lib
 from oxyrec_jax.tokenizer.catalogue import Catalogue
 from oxyrec_jax.tokenizer.trie_filter import Filter
-
-# Parts of the beams that are run apart below the second code: of sparse catalogues one
-# or two have to be run at all, of dense ones all eight, each still a wide product.
-PARTS = 8
 
 
 @functools.partial(jax.jit, static_argnames=("model", "beams", "experts"))
@@ -54,7 +51,7 @@ def recommend(model: Generator, params: Any, batch: dict[str, Array],
         return model.apply({"params": params}, *args, **options)
 
     search = ask(used, catalogue.tables, method="start_search")
-    parts = 0 if search.ahead is not None else PARTS  # there a beam costs nothing
+    parts = 0 if search.ahead is not None else parts_of(beams)  # a beam is free there
     if model.cfg.experts == 1 or not experts:
         def step(past: Any, codes: Array | None, level: int) -> tuple[Array, Any]:
             return ask(search, past, codes, level, method="search_step")

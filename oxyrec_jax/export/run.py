@@ -200,8 +200,9 @@ class Engine:
         empty = export.export(jax.jit(nothing), platforms=manifest["platforms"])(
             shapes(manifest["arguments"]), shapes(manifest["inputs"], size))
         known = {field.name for field in dataclasses.fields(empty)}
-        told = {name: tuple(value) if isinstance(value, list) else value
-                for name, value in entry["calling"].items()}
+        told: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in entry["calling"].items()}
         if not told.keys() <= known:
             raise ArtefactError(f"JAX {jax.__version__} calls exported programs in "
                                 f"another way than {manifest['jax']}; use that release")

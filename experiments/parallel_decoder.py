@@ -1,0 +1,160 @@
+"""Codes one after the other, or all at once: quality and latency at equal compute.
+
+    python experiments/parallel_decoder.py --workdir runs/parallel --json
+    python experiments/parallel_decoder.py --workdir runs/toy --quick
+
+The same encoder on the simulated shop with three decoders, three seeds each. A training
+step of "parallel" costs what one of "sequential" costs: equal steps are equal compute.
+"parallel, deep" has three decoder layers and as many steps fewer as they cost, and
+still answers faster, because a request runs its decoder once and not once for each
+beam. Codes that are decoded at once depend on each other through the trie alone; the
+search is the same and its probabilities are exact for each.
+
+Latency is wall time of a batch of 32 requests, history encoded, after one warm-up: it
+moves with the machine and what else runs there. A run that was stopped continues with
+the same command.
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+import pathlib
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from oxyrec_jax import artifacts, quickstart, workflow, workspace
+from oxyrec_jax.config import Experiment
+from oxyrec_jax.data import pipeline
+from oxyrec_jax.decode.recommend import recommend
+
+STEPS, SEEDS = 1200, (0, 1, 2)
+BATCH, REPEATS = 32, 15
+CELLS = {"item.recall@10": "HR@10", "item.ndcg@10": "NDCG@10"}
+ROWS: dict[str, dict[str, Any]] = {
+    "sequential": {}, "parallel": {"decoding": "parallel"},
+    "parallel, deep": {"decoding": "parallel", "decoder_layers": 3}}
+
+
+def get_config(row: str = "parallel", *, steps: int = STEPS,
+               seeds: Sequence[int] = SEEDS, toy: bool = False) -> Experiment:
+    """The experiment of one row; the steps are those of equal depth.
+
+    Args:
+      row: of `ROWS`.
+      steps: of training.
+      seeds: of training.
+      toy: a small shop.
+    """
+    cfg = quickstart.tiny() if toy else quickstart.get_config()
+    # Without memory and item head, which would answer beside either decoder.
+    model = dataclasses.replace(cfg.model, memory=False, item_head=False, **ROWS[row])
+    train = dataclasses.replace(cfg.train, steps=steps, evaluate_every=steps,
+                                checkpoint_every=max(1, min(steps, 200)))
+    return dataclasses.replace(cfg, name=f"Decoding: {row}", model=model, train=train,
+                               seeds=tuple(seeds))
+
+
+def table_of(workdir: pathlib.Path, *, steps: int, seeds: Sequence[int], toy: bool,
+             beams: Sequence[int]) -> dict[str, Any]:
+    """Trains, evaluates and times every row, or what is left of it."""
+    base = workflow.open_workspace(
+        workdir / "base", get_config("sequential", steps=steps, seeds=seeds, toy=toy))
+    if not base.data.exists():
+        workflow.prepare(base)
+    if not base.semantic_ids.exists():
+        workflow.tokenize(base)
+    unit, found = 0.0, {}
+    for row in ROWS:
+        cfg = get_config(row, steps=steps, seeds=seeds, toy=toy)
+        folder = workdir / row.replace(", ", "-")
+        space = workspace.share(workflow.open_workspace(folder, cfg), base)
+        ready = workflow.load(space)
+        each = workflow.flops_per_target(space, ready)
+        unit = unit or each
+        if each > unit:
+            short = max(1, round(steps * unit / each))
+            cfg = get_config(row, steps=short, seeds=seeds, toy=toy)
+            space = workflow.open_workspace(folder, cfg)
+        kept = folder / "row.json"
+        if not kept.exists():
+            workflow.train(space)
+            results = workflow.evaluate(space)
+            artifacts.write_json(kept, {
+                "steps": cfg.train.steps,
+                "compute": cfg.train.steps * each / (steps * unit),
+                "figures": {cell: results[cell] for cell in CELLS},
+                "intervals": {cell: results["intervals"][cell] for cell in CELLS},
+                "ms": latency(space, beams)})
+        found[row] = artifacts.read_json(kept)
+    return {"name": "parallel_decoder", "seeds": list(seeds), "rows": found,
+            "batch": BATCH, "versions": workflow.versions()}
+
+
+def latency(space: workspace.Workspace, beams: Sequence[int]) -> dict[str, float]:
+    """Median milliseconds of a batch of test requests, by number of beams."""
+    ready = workflow.load(space)
+    params = jax.device_put(workflow.parameters(space, ready, space.cfg.seeds[0]))
+    batches = pipeline.eval_batches(
+        ready.dataset, "test", batch=BATCH, columns=ready.model.columns,
+        history=space.cfg.train.pipeline.history)
+    rows = batches.take(np.arange(BATCH) % batches.targets)
+    batch = {name: rows[name] for name in ready.model.reads}
+    found = {}
+    for width in beams:
+        times = []
+        for _ in range(REPEATS + 1):
+            start = time.perf_counter()
+            jax.block_until_ready(recommend(ready.model, params, batch, ready.catalogue,
+                                            beams=width))
+            times.append((time.perf_counter() - start) * 1e3)
+        found[str(width)] = round(statistics.median(times[1:]), 3)
+    return found
+
+
+def show(found: Mapping[str, Any]) -> str:
+    """The table in Markdown."""
+    widths = list(next(iter(found["rows"].values()))["ms"])
+    heads = [*CELLS.values(), "training compute",
+             *(f"ms at K={width}" for width in widths)]
+    lines = [f"| decoder | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for row, own in found["rows"].items():
+        cells = [f"{own['figures'][cell]:.4f} ({own['intervals'][cell][0]:.4f} to "
+                 f"{own['intervals'][cell][1]:.4f})" for cell in CELLS]
+        times = [f"{own['ms'][width]:.1f}" for width in widths]
+        cells += [f"{own['compute']:.2f}", *times]
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the table and prints it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog="Example: python experiments/parallel_decoder.py --workdir runs/toy "
+        "--quick")
+    parser.add_argument("--workdir", type=pathlib.Path, required=True)
+    parser.add_argument("--steps", type=int, help=f"of training ({STEPS}; quick: 20)")
+    parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--quick", action="store_true", help="a toy, one seed")
+    parser.add_argument("--json", action="store_true",
+                        help="one JSON object as the last line")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    found = table_of(options.workdir, toy=options.quick,
+                     steps=options.steps or (20 if options.quick else STEPS),
+                     seeds=options.seeds or (SEEDS[:1] if options.quick else SEEDS),
+                     beams=(10,) if options.quick else (20, 100))
+    artifacts.write_json(options.workdir / "parallel_decoder.json", found)
+    print(show(found))
+    if options.json:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
