@@ -25,7 +25,7 @@ from oxyrec_jax.models.instructions import Instructions, place
 from oxyrec_jax.models.retrieval import Retriever, choose_events
 from oxyrec_jax.models.tables import ItemTables, Mixture, Search, own_vectors
 from oxyrec_jax.models.transformer import (DecoderLayer, EncoderLayer,
-                                           rematerialised)
+                                           rematerialised, visible)
 
 __all__ = ["Generator", "ItemTables", "Mixture", "ModelConfig", "Search"]
 
@@ -118,7 +118,7 @@ class Generator(nn.Module):
         memory = self.encode(batch, tables, train=train)
         positions = batch["target_positions"]
         state = jnp.take_along_axis(memory, positions[..., None], axis=1)
-        allowed = self._visible(batch["segments"], positions)
+        allowed = visible(batch["segments"], positions, causal=self.cfg.causal)
         codes = tables.codes[batch["targets"]]
         prefix = self._prefix(batch, state, tables)
         x = self._decoder_input(prefix, state, codes[..., :-1])
@@ -233,31 +233,16 @@ class Generator(nn.Module):
             gate = gate + self.gate_asked(jax.lax.stop_gradient(asked))
         pointer = None
         if self.cfg.memory:
-            pointer = self._ask_memory(batch, tables, first_log_probs, own=own)
+            if tables.successors is None:
+                raise ValueError("the memory finds no successors in the item tables")
+            pointer = self.memory(
+                memory_lib.recent_items(batch), tables.successors, tables.codes[:, 0],
+                first_log_probs, batch["targets"] if own else None)
             heard = pointer.heard[..., None]
             gate = gate + self.gate_heard(heard)
             knows = jnp.arange(self.cfg.experts) != _MEMORY
             gate = jnp.where(knows | (heard > 0), gate, -jnp.inf)
         return Mixture(jax.nn.log_softmax(gate, axis=-1), pointer, self.sharpness)
-
-    def recent_items(self, batch: dict[str, Array]) -> Array:
-        """`[B, J, BACK]` int32: the last items before each target, newest first, -1
-        where its history is shorter."""
-        positions = batch["target_positions"][..., None] - jnp.arange(memory_lib.BACK)
-        flat = jnp.maximum(positions, 0).reshape(positions.shape[0], -1)
-        items, segments = (
-            jnp.take_along_axis(batch[name], flat, axis=1).reshape(positions.shape)
-            for name in ("items", "segments"))
-        same = (positions >= 0) & (segments == segments[..., :1]) & (segments > 0)
-        return jnp.where(same, items, -1)
-
-    def _ask_memory(self, batch: dict[str, Array], tables: ItemTables,
-                    first_log_probs: Array, *, own: bool) -> memory_lib.Pointer:
-        if tables.successors is None:
-            raise ValueError("the model has a memory, the item tables no successors")
-        return self.memory(self.recent_items(batch), tables.successors,
-                           tables.codes[:, 0], first_log_probs,
-                           batch["targets"] if own else None)
 
     def start_search(self, batch: dict[str, Array], tables: ItemTables) -> Search:
         """Encodes B requests once; see `Search` for what the beams share.
@@ -270,7 +255,7 @@ class Generator(nn.Module):
         memory = self.encode(batch, tables)
         positions = batch["target_positions"]
         state = jnp.take_along_axis(memory, positions[..., None], axis=1)
-        seen = self._visible(batch["segments"], positions)
+        seen = visible(batch["segments"], positions, causal=self.cfg.causal)
         prefix = self._prefix(batch, state, tables)
         keys = tuple(layer.project(memory) for layer in self.decoder)
         ahead = None
@@ -403,15 +388,6 @@ class Generator(nn.Module):
         start, width = self.starts[level], self.widths[level]
         return layers.sum_rows(self.code_vectors[start:start + width],
                                codes[..., None], (0,))
-
-    def _visible(self, segments: Array, positions: Array) -> Array:
-        """`[B, J, L]` bool: the history positions that each target may see."""
-        own = jnp.take_along_axis(segments, positions, axis=1)
-        same = segments[:, None, :] == own[:, :, None]
-        if not self.cfg.causal:
-            return same
-        before = jnp.arange(segments.shape[1]) <= positions[:, :, None]
-        return same & before
 
     def _score(self, x: Array, level: int) -> Array:
         """Logits of one level's codes, float32."""

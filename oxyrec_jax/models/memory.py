@@ -43,6 +43,24 @@ class Successors:
     counts: Array
 
 
+def recent_items(batch: dict[str, Array]) -> Array:
+    """The last items before each target.
+
+    Args:
+      batch: `items`, `segments` `[B, L]` and `target_positions` `[B, J]` int32.
+
+    Returns:
+      `[B, J, BACK]` int32: newest first, -1 where the history is shorter.
+    """
+    positions = batch["target_positions"][..., None] - jnp.arange(BACK)
+    flat = jnp.maximum(positions, 0).reshape(positions.shape[0], -1)
+    items, segments = (
+        jnp.take_along_axis(batch[name], flat, axis=1).reshape(positions.shape)
+        for name in ("items", "segments"))
+    same = (positions >= 0) & (segments == segments[..., :1]) & (segments > 0)
+    return jnp.where(same, items, -1)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Pointer:

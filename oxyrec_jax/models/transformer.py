@@ -135,6 +135,24 @@ class DecoderLayer(nn.Module):
         return x + layers.dropout(self, mixed, cfg.dropout, train=train), present
 
 
+def visible(segments: Array, positions: Array, *, causal: bool) -> Array:
+    """The history positions that each target may see.
+
+    Args:
+      segments: `[B, L]` int, one number for each history of a row.
+      positions: `[B, J]` int, the position just before each target.
+      causal: only up to that position; otherwise all of its segment.
+
+    Returns:
+      `[B, J, L]` bool.
+    """
+    own = jnp.take_along_axis(segments, positions, axis=1)
+    same = segments[:, None, :] == own[:, :, None]
+    if not causal:
+        return same
+    return same & (jnp.arange(segments.shape[1]) <= positions[:, :, None])
+
+
 def _attend_codes(query: Array, past: Array, heads: int) -> Array:
     """Causal attention over the few codes of one target, as element-wise sums.
 

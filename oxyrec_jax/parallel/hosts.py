@@ -6,6 +6,7 @@ collectives carry the arrays, and its heartbeats end the run where a process is 
 
 import dataclasses
 import logging
+from typing import Any
 
 import jax
 
@@ -71,7 +72,7 @@ def start(hosts: Hosts) -> None:
     """
     if not hosts.coordinator:
         return
-    given = {} if hosts.coordinator == AUTO else {
+    given: dict[str, Any] = {} if hosts.coordinator == AUTO else {
         "coordinator_address": hosts.coordinator, "num_processes": hosts.processes,
         "process_id": hosts.process}
     try:

@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from oxyrec_jax import progress
+from oxyrec_jax import parallel, progress
 from oxyrec_jax.base import Array, InputError
 from oxyrec_jax.tokenizer import rows
 

@@ -10,6 +10,7 @@ from oxyrec_jax import losses
 from oxyrec_jax.base import Array, InputError, Weighted
 from oxyrec_jax.models import moe
 from oxyrec_jax.models.generator import Generator, Mixture
+from oxyrec_jax.models.memory import recent_items
 from oxyrec_jax.tokenizer import trie as trie_lib
 from oxyrec_jax.tokenizer.catalogue import Catalogue
 
@@ -97,8 +98,7 @@ def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
     targets, every = batch["targets"], batch["target_mask"]
     mask = every
     if model.cfg.experts > 1:
-        kept_for_gate = _kept_for_gate(batch, ask(batch, method="recent_items"),
-                                       cfg.gate_share)
+        kept_for_gate = _kept_for_gate(batch, recent_items(batch), cfg.gate_share)
         mask = every & ~kept_for_gate
     scores = [_levelled(model, catalogue, targets, level, logits[level])
               for level in range(len(logits))]
