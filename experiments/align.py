@@ -69,6 +69,8 @@ METHODS: dict[str, PolicyConfig] = {
 # gains is the ranking model's praise alone: orders fell by 2 to 8 % in the shop.
 RATE, SCHEDULE = 3e-4, "constant"
 ANCHOR = 0.5
+JUDGES = ("truth", "noisy", "conflicting")
+STREAMS = ("a2po", "reward-sum", "advantage-sum")
 
 
 @dataclasses.dataclass(frozen=True)

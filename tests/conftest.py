@@ -43,7 +43,7 @@ def shop_workdir(tmp_path_factory):
 @pytest.fixture
 def optimised():
     """Programs as they are outside of tests, for what depends on how they compile."""
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)

@@ -1,5 +1,6 @@
 """A real `oxyrec serve` for tests, started and ended by them."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -56,9 +57,10 @@ class Server:
         """Status, JSON value (or text) and headers of a response."""
         own = connection or self.connect()
         data = body if isinstance(body, (bytes, type(None))) else json.dumps(body)
-        own.request("GET" if body is None else "POST", path, data, {
-            "content-type": "application/json",
-            **{name.replace("_", "-"): value for name, value in headers.items()}})
+        with contextlib.suppress(BrokenPipeError):  # refused before all of it was sent
+            own.request("GET" if body is None else "POST", path, data, {
+                "content-type": "application/json",
+                **{name.replace("_", "-"): value for name, value in headers.items()}})
         response = own.getresponse()
         text = response.read().decode()
         if connection is None:

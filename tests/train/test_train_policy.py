@@ -35,7 +35,7 @@ def test_grpo_on_policy_moves_by_the_hand_computed_advantage():
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_groups_of_equal_rewards_change_nothing(method):
+def test_groups_of_equal_rewards_change_nothing(method, optimised):
     group = _group(semantic=jnp.ones((3, 4)))
     group = Group(group.old, group.reference, jnp.full((3, 4), 0.7), jnp.full(3, 0.7),
                   group.semantic)
