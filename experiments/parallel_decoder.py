@@ -13,6 +13,12 @@ search is the same and its probabilities are exact for each.
 Latency is wall time of a batch of 32 requests, history encoded, after one warm-up: it
 moves with the machine and what else runs there. A run that was stopped continues with
 the same command.
+
+The network by itself:
+
+    oxyrec prepare experiments/parallel_decoder.py --workdir runs/ahead
+    oxyrec tokenize --workdir runs/ahead
+    oxyrec train --workdir runs/ahead --set model.decoding=parallel
 """
 
 import argparse
