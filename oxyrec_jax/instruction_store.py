@@ -153,6 +153,12 @@ class Read:
     told: dict[str, object]
 
 
+def is_missing(space: Workspace) -> bool:
+    """Whether nothing was ever stored; of a server only its reader can tell."""
+    return (space.cfg.think.store.backend == "lmdb"
+            and not (space.thinking / "store" / "data.mdb").exists())
+
+
 def read_one(space: Workspace, user: str) -> Read:
     """Reads a user's instruction within the deadline of `think.read`.
 
@@ -164,8 +170,7 @@ def read_one(space: Workspace, user: str) -> Read:
     cfg, encoder = space.cfg.think, Encoder(space)
     nothing = np.zeros(encoder.dimension, np.float32)
     told: dict[str, object] = {"source": "default", "kind": cfg.served, "text": ""}
-    if (cfg.store.backend == "lmdb"
-            and not (space.thinking / "store" / "data.mdb").exists()):
+    if is_missing(space):
         return Read(nothing, told | {"why": "no store: oxyrec think was not run"})
     try:
         with open_live(space, encoder, readonly=True) as store:

@@ -15,7 +15,7 @@ import numpy as np
 from oxyrec_jax import artifacts
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data.pipeline import asked_behaviour
-from oxyrec_jax.instruction_store import Encoder, open_live
+from oxyrec_jax.instruction_store import Encoder, is_missing, open_live
 from oxyrec_jax.ready import Ready, load, parameters
 from oxyrec_jax.serve.engine import Engine
 from oxyrec_jax.serve.front import Front, Limits
@@ -219,9 +219,7 @@ class _Texts:
         """The reader; a store that is not there yet is looked for now and then."""
         if self._reader is None and time.monotonic() >= self._next:
             self._next = time.monotonic() + _AGAIN
-            folder = self._space.thinking / "store"
-            if (self._space.cfg.think.store.backend == "lmdb"
-                    and not (folder / "data.mdb").exists()):
+            if is_missing(self._space):
                 self._why = "no store"
                 return None
             try:

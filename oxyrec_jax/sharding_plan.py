@@ -37,7 +37,7 @@ def simulate(mesh: parallel.MeshConfig) -> None:
     Raises:
       InputError: the mesh needs more devices than there are or can be simulated.
     """
-    needed = math.prod(dataclasses.asdict(mesh).values())
+    needed = mesh.devices
     if needed:
         with contextlib.suppress(RuntimeError):  # the devices are there already
             jax.config.update("jax_num_cpu_devices", needed)
@@ -107,7 +107,7 @@ def plan(space: Workspace, *, items: int = 0) -> dict[str, Any]:
 
 def _mesh_of(cfg: Experiment) -> jax.sharding.Mesh:
     """The mesh, on the first devices where it needs fewer than there are."""
-    needed = math.prod(dataclasses.asdict(cfg.mesh).values())
+    needed = cfg.mesh.devices
     return parallel.make_mesh(cfg.mesh, jax.devices()[:needed] if needed else None)
 
 

@@ -84,7 +84,7 @@ def measure(space: Workspace, steps: int = 20) -> dict[str, Any]:
     compiling = time.perf_counter() - begin
     features = catalogue.tables.features
     found = Steps([], [], [], [], [])
-    gemm = [profiling.matmul_peak(cfg.model.dtype)]
+    gemm = profiling.matmul_peak(cfg.model.dtype)
     with progress.bar("timing steps", WARM_UP + steps) as advance:
         for number in range(WARM_UP + steps):
             begin = time.perf_counter()
@@ -103,11 +103,11 @@ def measure(space: Workspace, steps: int = 20) -> dict[str, Any]:
                 found.positions.append(int((rows["segments"] > 0).sum()))
                 found.targets.append(int(rows["target_mask"].sum()))
             advance(1)
-    gemm.append(profiling.matmul_peak(cfg.model.dtype))
+    gemm = max(gemm, profiling.matmul_peak(cfg.model.dtype)) * _products(mesh)
     counted = float((compiled.cost_analysis() or {}).get("flops", 0.0)) * mesh.size
-    peak, origin = profiling.peak_of_all(cfg.model.dtype)
-    if origin == "measured":  # by the runs before and after: one figure for all
-        peak = max(gemm)
+    on_cpu = mesh.devices.flat[0].platform == "cpu"  # whose peak is what was measured
+    peak, origin = ((gemm, "measured") if on_cpu
+                    else profiling.peak_of_all(cfg.model.dtype))
     sizes = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     return {
         "experiment": cfg.name, "parameters": sizes, "dtype": cfg.model.dtype,
@@ -116,14 +116,14 @@ def measure(space: Workspace, steps: int = 20) -> dict[str, Any]:
         "rows": pipeline.batch, "row_length": int(first["items"].shape[1]),
         "steps": steps, "compile_seconds": compiling,
         **summary(found, source_rows=int(first["items"].size), counted=counted,
-                  peak=peak, gemm=max(gemm) * _cores(mesh), cfg=cfg.model,
+                  peak=peak, gemm=gemm, cfg=cfg.model,
                   levels=len(ready.ids.widths)),
         "peak_origin": origin, "meaning": MEANING}
 
 
-def _cores(mesh: jax.sharding.Mesh) -> int:
-    """By how much one device's product rate is to be multiplied: simulated devices
-    share the machine's cores, of which one product takes all."""
+def _products(mesh: jax.sharding.Mesh) -> int:
+    """How many matrix products run at once: simulated devices share the machine's
+    cores, of which one product takes all."""
     return 1 if mesh.devices.flat[0].platform == "cpu" else mesh.size
 
 

@@ -34,6 +34,11 @@ class MeshConfig:
     expert: int = 1
     table: int = 1
 
+    @property
+    def devices(self) -> int:
+        """How many devices the axes name; 0 where `data` takes those that are left."""
+        return math.prod(dataclasses.asdict(self).values())
+
 
 def parse_mesh(text: str) -> dict[str, int]:
     """Reads a mesh as written on a command line.
