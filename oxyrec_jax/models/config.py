@@ -51,6 +51,8 @@ class ModelConfig:
       dtype: of activations and matrix products, "float32" or "bfloat16".
       remat: what a layer's forward pass leaves for the backward pass: "none" of it is
         computed again, "dots": all but its matrix products is, "full": all is.
+      scan: training runs the layers of encoder and of decoder as one loop each, so that
+        compile time does not grow with depth; parameters are the same either way.
     """
 
     width: int = 128
@@ -80,6 +82,7 @@ class ModelConfig:
     dropout: float = 0.2
     dtype: str = "float32"
     remat: str = "none"
+    scan: bool = False
 
     def __post_init__(self) -> None:
         exact = self.buckets // (2 if self.causal else 4)

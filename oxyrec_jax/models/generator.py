@@ -23,6 +23,7 @@ from oxyrec_jax.models import memory as memory_lib
 from oxyrec_jax.models.config import ModelConfig
 from oxyrec_jax.models.instructions import Instructions, place
 from oxyrec_jax.models.retrieval import Retriever, choose_events
+from oxyrec_jax.models.stack import run_layers
 from oxyrec_jax.models.tables import ItemTables, Mixture, Search, own_vectors
 from oxyrec_jax.models.transformer import (DecoderLayer, EncoderLayer,
                                            rematerialised, visible)
@@ -123,10 +124,9 @@ class Generator(nn.Module):
         prefix = self._prefix(batch, state, tables)
         x = self._decoder_input(prefix, state, codes[..., :-1])
         x = parallel.lay_rows(layers.dropout(self, x, self.cfg.dropout, train=train))
-        for layer in self.decoder:
-            x, _ = layer(x, layer.project(memory), allowed, None, train,
-                         real=batch.get("target_mask"))
-            x = parallel.lay_rows(x)
+        x = run_layers(self, self.decoder, lambda layer, x: layer(
+            x, layer.project(memory), allowed, None, train,
+            real=batch.get("target_mask"))[0], x, scan=self.cfg.scan and train)
         x = self.decoder_norm(x)
         first = prefix.shape[2] - 1
         logits = tuple(self._score(x[:, :, first + level], level)
@@ -177,8 +177,8 @@ class Generator(nn.Module):
         if cfg.causal:
             allowed = allowed & jnp.tril(jnp.ones((length, length), bool))
         bias = self.bias(length, length)
-        for layer in self.encoder:
-            x = parallel.lay_rows(layer(x, bias, allowed, train))
+        x = run_layers(self, self.encoder, lambda layer, x: layer(
+            x, bias, allowed, train), x, scan=cfg.scan and train)
         return self.encoder_norm(x)
 
     def item_inputs(self, items: Array, tables: ItemTables) -> Array:

@@ -102,7 +102,7 @@ def check_trunk(cfg: ModelConfig) -> None:
     """Raises `InputError` where a network reads what a ranking model does not."""
     for name, asked in (("memory", cfg.memory), ("item_head", cfg.item_head),
                         ("retrieval.events", cfg.retrieval.events),
-                        ("moe.experts", cfg.moe.experts),
+                        ("moe.experts", cfg.moe.experts), ("scan", cfg.scan),
                         ("instructions.reasoning", cfg.instructions.reasoning),
                         ("instructions.behaviours", cfg.instructions.behaviours)):
         if asked:

@@ -32,7 +32,8 @@ def rematerialised(layer: type[nn.Module], cfg: ModelConfig, train: int
     """
     if cfg.remat == "none":
         return layer
-    return nn.remat(layer, policy=REMAT[cfg.remat], static_argnums=(train,))
+    return nn.remat(layer, policy=REMAT[cfg.remat], static_argnums=(train,),
+                    prevent_cse=not cfg.scan)  # a loop keeps passes apart by itself
 
 
 class EncoderLayer(nn.Module):
