@@ -3,12 +3,15 @@
     python experiments/parallel_decoder.py --workdir runs/parallel --json
     python experiments/parallel_decoder.py --workdir runs/toy --quick
 
-The same encoder on the simulated shop with three decoders, three seeds each. A training
+The same encoder on the simulated shop with four decoders, three seeds each. A training
 step of "parallel" costs what one of "sequential" costs: equal steps are equal compute.
 "parallel, deep" has three decoder layers and as many steps fewer as they cost, and
 still answers faster, because a request runs its decoder once and not once for each
-beam. Codes that are decoded at once depend on each other through the trie alone; the
-search is the same and its probabilities are exact for each.
+beam. "masked" is a masked diffusion: one network, trained once with a random part of
+the codes hidden, for as many steps fewer as its one position more costs, and asked in
+one pass, in two, and in one for each code. Codes that are decoded at once depend on
+each other through the trie alone; the search is the same and its probabilities are
+exact for each.
 
 Latency is wall time of a batch of 32 requests, history encoded, after one warm-up: it
 moves with the machine and what else runs there. A run that was stopped continues with
@@ -19,6 +22,8 @@ The network by itself:
     oxyrec prepare experiments/parallel_decoder.py --workdir runs/ahead
     oxyrec tokenize --workdir runs/ahead
     oxyrec train --workdir runs/ahead --set model.decoding=parallel
+
+With model.decoding=masked, `oxyrec evaluate --set model.passes=2` asks in two passes.
 """
 
 import argparse
@@ -38,13 +43,17 @@ from oxyrec_jax import artifacts, quickstart, workflow, workspace
 from oxyrec_jax.config import Experiment
 from oxyrec_jax.data import pipeline
 from oxyrec_jax.decode.recommend import recommend
+from oxyrec_jax.train.loop import TrainConfig
 
 STEPS, SEEDS = 1200, (0, 1, 2)
 BATCH, REPEATS = 32, 15
 CELLS = {"item.recall@10": "HR@10", "item.ndcg@10": "NDCG@10"}
 ROWS: dict[str, dict[str, Any]] = {
     "sequential": {}, "parallel": {"decoding": "parallel"},
-    "parallel, deep": {"decoding": "parallel", "decoder_layers": 3}}
+    "parallel, deep": {"decoding": "parallel", "decoder_layers": 3},
+    **{f"masked, {name}": {"decoding": "masked", "passes": passes} for name, passes in
+       (("1 pass", 1), ("2 passes", 2), ("T passes", 0))}}
+TRAINED = {row: "masked, T passes" if row.startswith("masked") else row for row in ROWS}
 
 
 def get_config(row: str = "parallel", *, steps: int = STEPS,
@@ -60,10 +69,14 @@ def get_config(row: str = "parallel", *, steps: int = STEPS,
     cfg = quickstart.tiny() if toy else quickstart.get_config()
     # Without memory and item head, which would answer beside either decoder.
     model = dataclasses.replace(cfg.model, memory=False, item_head=False, **ROWS[row])
-    train = dataclasses.replace(cfg.train, steps=steps, evaluate_every=steps,
-                                checkpoint_every=max(1, min(steps, 200)))
-    return dataclasses.replace(cfg, name=f"Decoding: {row}", model=model, train=train,
-                               seeds=tuple(seeds))
+    return dataclasses.replace(cfg, name=f"Decoding: {row}", model=model,
+                               train=train_config(cfg, steps), seeds=tuple(seeds))
+
+
+def train_config(cfg: Experiment, steps: int) -> TrainConfig:
+    """How an experiment trains, for so many steps, judged at the end."""
+    return dataclasses.replace(cfg.train, steps=steps, evaluate_every=steps,
+                               checkpoint_every=max(1, min(steps, 200)))
 
 
 def table_of(workdir: pathlib.Path, *, steps: int, seeds: Sequence[int], toy: bool,
@@ -77,29 +90,47 @@ def table_of(workdir: pathlib.Path, *, steps: int, seeds: Sequence[int], toy: bo
         workflow.tokenize(base)
     unit, found = 0.0, {}
     for row in ROWS:
-        cfg = get_config(row, steps=steps, seeds=seeds, toy=toy)
-        folder = workdir / row.replace(", ", "-")
-        space = workspace.share(workflow.open_workspace(folder, cfg), base)
-        ready = workflow.load(space)
-        each = workflow.flops_per_target(space, ready)
+        cfg = get_config(TRAINED[row], steps=steps, seeds=seeds, toy=toy)
+        folder = workdir / TRAINED[row].replace(", ", "-").replace(" ", "-")
+        space, each = as_dear(folder, base, cfg, unit)
         unit = unit or each
-        if each > unit:
-            short = max(1, round(steps * unit / each))
-            cfg = get_config(row, steps=short, seeds=seeds, toy=toy)
-            space = workflow.open_workspace(folder, cfg)
-        kept = folder / "row.json"
+        kept = folder / f"{row}.json"
         if not kept.exists():
             workflow.train(space)
+            space = workflow.open_workspace(folder, dataclasses.replace(
+                space.cfg, model=get_config(row).model))
             results = workflow.evaluate(space)
             artifacts.write_json(kept, {
-                "steps": cfg.train.steps,
-                "compute": cfg.train.steps * each / (steps * unit),
+                "steps": space.cfg.train.steps,
+                "compute": space.cfg.train.steps * each / (steps * unit),
                 "figures": {cell: results[cell] for cell in CELLS},
                 "intervals": {cell: results["intervals"][cell] for cell in CELLS},
                 "ms": latency(space, beams)})
         found[row] = artifacts.read_json(kept)
     return {"name": "parallel_decoder", "seeds": list(seeds), "rows": found,
             "batch": BATCH, "versions": workflow.versions()}
+
+
+def as_dear(folder: pathlib.Path, base: workspace.Workspace, cfg: Experiment,
+            unit: float) -> tuple[workspace.Workspace, float]:
+    """A decoder's work directory, its steps as many as cost what `cfg` says.
+
+    Args:
+      folder: where.
+      base: with data set and semantic IDs.
+      cfg: its experiment; a dearer step makes it shorter, a cheaper one not longer.
+      unit: FLOPs of each target in a step of the first decoder; 0: this is the first.
+
+    Returns:
+      The work directory, and the FLOPs of each target in its steps.
+    """
+    space = workspace.share(workflow.open_workspace(folder, cfg), base)
+    each = workflow.flops_per_target(space, workflow.load(space))
+    if each > unit > 0:
+        steps = max(1, round(cfg.train.steps * unit / each))
+        cfg = dataclasses.replace(cfg, train=train_config(cfg, steps))
+        space = workflow.open_workspace(folder, cfg)
+    return space, each
 
 
 def latency(space: workspace.Workspace, beams: Sequence[int]) -> dict[str, float]:

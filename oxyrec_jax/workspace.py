@@ -170,7 +170,8 @@ def check_run(space: Workspace, seed: int, ids: SemanticIds) -> None:
     found = artifacts.read_json(run / "run.json")
     history = found["train"]["pipeline"]["history"]
     _refuse(run, [
-        *_changes("model", completed(found["model"], ModelConfig()),
+        *_changes("model", {**completed(found["model"], ModelConfig()),
+                            "passes": space.cfg.model.passes},  # the search's alone
                   dataclasses.asdict(space.cfg.model)),
         *_changes("train.pipeline.history", history, space.cfg.train.pipeline.history)])
 

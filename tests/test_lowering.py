@@ -22,7 +22,8 @@ from oxyrec_jax.train.policy import PolicyConfig
 PLATFORMS = ("cuda", "tpu")
 MODELS = {"causal": {}, "bidirectional": {"causal": False},
           "bfloat16": {"dtype": "bfloat16", "remat": "dots"},
-          "experts": {"moe": MoEConfig(4, 2)}}
+          "experts": {"moe": MoEConfig(4, 2)},
+          "masked": {"decoding": "masked", "passes": 2}}
 
 
 def lowers(function, *arguments, **options):
@@ -51,7 +52,7 @@ def test_a_training_step_lowers(name):
         assert "stablehlo.dot_general" in text
 
 
-@pytest.mark.parametrize("name", ["causal", "experts"])
+@pytest.mark.parametrize("name", ["causal", "experts", "masked"])
 def test_the_search_lowers(name):
     model = tiny_world.make_model(**MODELS[name])
     catalogue, _ = tiny_world.make_items()

@@ -51,7 +51,8 @@ def recommend(model: Generator, params: Any, batch: dict[str, Array],
         return model.apply({"params": params}, *args, **options)
 
     search = ask(used, catalogue.tables, method="start_search")
-    parts = 0 if search.ahead is not None else parts_of(beams)  # a beam is free there
+    # a beam costs nothing where one pass serves all
+    parts = parts_of(beams) if len(model.passes) > 1 else 0
     if model.cfg.experts == 1 or not experts:
         def step(past: Any, codes: Array | None, level: int) -> tuple[Array, Any]:
             return ask(search, past, codes, level, method="search_step")

@@ -22,6 +22,7 @@ from oxyrec_jax.losses.binary import binary_loss
 from oxyrec_jax.losses.diagnostics import policy_diagnostics
 from oxyrec_jax.losses.kl import kl_penalty
 from oxyrec_jax.losses.likelihood import chunked_next_code_loss, next_code_loss
+from oxyrec_jax.losses.masked import masked_code_loss
 from oxyrec_jax.losses.policy import (
     cispo_loss,
     dapo_loss,
@@ -58,6 +59,7 @@ __all__ = [
     "info_nce_loss",
     "kl_penalty",
     "leave_one_out_advantages",
+    "masked_code_loss",
     "next_code_loss",
     "policy_diagnostics",
     "q2i_loss",

@@ -27,7 +27,10 @@ class ModelConfig:
       decoding: "sequential": each code is scored given those before it. "parallel": all
         at once, from a learnt vector in the place of each code, so that a request runs
         the decoder once and not once for each beam; codes then depend on each other
-        through the trie alone.
+        through the trie alone. "masked": a random part of the codes is hidden in
+        training, and a position sees the others on both sides (`models.masked`).
+      passes: of a masked decoder, how often a search runs it: 1 for all codes at once,
+        T or 0 for one code after the other. Training does not read it.
       tied: the head scores codes with the decoder's input vectors.
       head: "level" scores one codebook per step, "shared" all codes of all levels.
       legal_softmax: training normalises over the children that the trie allows, as
@@ -65,6 +68,7 @@ class ModelConfig:
     item_embedding: bool = True
     position_state: bool = True
     decoding: str = "sequential"
+    passes: int = 0
     tied: bool = True
     head: str = "level"
     legal_softmax: bool = True
@@ -92,8 +96,11 @@ class ModelConfig:
                    "successors")),
                 ("encoder_layers", self.encoder_layers >= 0, "at least 0"),
                 ("head", self.head in ("level", "shared"), "'level' or 'shared'"),
-                ("decoding", self.decoding in ("sequential", "parallel"),
-                 "'sequential' or 'parallel'"),
+                ("decoding", self.decoding in ("sequential", "parallel", "masked"),
+                 "'sequential', 'parallel' or 'masked'"),
+                ("passes", self.passes == 0
+                 or self.passes > 0 and self.decoding == "masked",
+                 "at least 0, and 0 but with model.decoding=masked"),
                 ("buckets", exact >= 1, f"at least {2 if self.causal else 4}"),
                 ("max_distance", self.max_distance > exact, f"more than {exact}"),
                 ("sides", set(self.sides) <= set(SIDES), f"some of {', '.join(SIDES)}"),

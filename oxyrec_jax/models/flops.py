@@ -60,7 +60,8 @@ def forward_flops(cfg: ModelConfig, widths: Sequence[int], *, lengths: Sequence[
     encoder = decoder = head = 0.0
     per_position = 8 * width * inner + 6 * width * mlp
     decoder_position = 8 * width * inner + _decoder_mlp_flops(cfg)
-    positions = depth + cfg.instructions.prefix - 1
+    both_ways = cfg.decoding == "masked"
+    positions = depth + cfg.instructions.prefix - (not both_ways)
     rows = sum(widths) * depth if cfg.head == "shared" else sum(widths)
     for length, count in zip(lengths, targets, strict=True):
         scores = length * (length + 1) / 2 if cfg.causal else length * length
@@ -68,7 +69,7 @@ def forward_flops(cfg: ModelConfig, widths: Sequence[int], *, lengths: Sequence[
         encoder += length * 2 * features * width
         seen = (sum(range(length - count + 1, length + 1)) if cfg.causal
                 else count * length)
-        own = positions * (positions + 1) / 2
+        own = positions**2 if both_ways else positions * (positions + 1) / 2
         decoder += cfg.decoder_layers * (
             count * positions * (decoder_position + 4 * width * inner)
             + length * 4 * width * inner + 4 * count * own * inner

@@ -11,6 +11,9 @@ Source: OxygenREC, arXiv 2512.22386 (pre-RMSNorm, bias-free, SwiGLU, relative po
 instructions at BOS); one position an item and supervision of all positions are ours.
 """
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -18,7 +21,7 @@ from jax.sharding import Mesh
 
 from oxyrec_jax import parallel
 from oxyrec_jax.base import Array
-from oxyrec_jax.models import layers, sides
+from oxyrec_jax.models import layers, masked, sides
 from oxyrec_jax.models import memory as memory_lib
 from oxyrec_jax.models.config import ModelConfig
 from oxyrec_jax.models.instructions import Instructions, place
@@ -54,8 +57,9 @@ class Generator(nn.Module):
         cfg = self.cfg
         self.code_vectors = self._vectors("code_vectors", sum(self.widths), "codes")
         self.begin = self._vectors("begin", 1, "one")
-        if cfg.decoding == "parallel":
-            self.places = self._vectors("places", len(self.widths) - 1, "one")
+        if cfg.decoding != "sequential":
+            places = len(self.widths) - (cfg.decoding == "parallel")
+            self.places = self._vectors("places", places, "one")
         if cfg.item_embedding:
             self.item_vectors = self._vectors("item_vectors", self.items, "items", 0.1)
         self.feature_in = layers.Linear(cfg.width, ("features", "embed"))
@@ -101,13 +105,20 @@ class Generator(nn.Module):
         """Row of `code_vectors` at which each level begins."""
         return tuple(sum(self.widths[:level]) for level in range(len(self.widths)))
 
+    @property
+    def passes(self) -> tuple[int, ...]:
+        """Level at which each of the decoder's passes begins in a search."""
+        passes = 1 if self.cfg.decoding == "parallel" else self.cfg.passes
+        return masked.first_levels(passes, len(self.widths))
+
     def __call__(self, batch: dict[str, Array], tables: ItemTables, *,
                  train: bool = False) -> tuple[tuple[Array, ...], Array]:
         """Scores the codes of every target given their true prefixes.
 
         Args:
           batch: `items`, `segments` `[B, L]`, `targets`, `target_positions` `[B, J]`,
-            int32, and what else `reads` names, as `data.pipeline` makes them.
+            int32, and what else `reads` names, as `data.pipeline` makes them; for a
+            masked decoder `hidden` `[B, J, T]` bool, without which all codes are.
           tables: what is known of every item.
           train: dropout on; needs the "dropout" stream.
 
@@ -122,14 +133,16 @@ class Generator(nn.Module):
         allowed = visible(batch["segments"], positions, causal=self.cfg.causal)
         codes = tables.codes[batch["targets"]]
         prefix = self._prefix(batch, state, tables)
-        x = self._decoder_input(prefix, state, codes[..., :-1])
+        hidden = batch.get("hidden", jnp.ones(codes.shape, bool))
+        x = self._decoder_input(prefix, state, codes, hidden)
         x = parallel.lay_rows(layers.dropout(self, x, self.cfg.dropout, train=train))
         x = run_layers(self, self.decoder, lambda layer, x: layer(
             x, layer.project(memory), allowed, None, train,
             real=batch.get("target_mask"))[0], x, scan=self.cfg.scan and train)
         x = self.decoder_norm(x)
-        first = prefix.shape[2] - 1
-        logits = tuple(self._score(x[:, :, first + level], level)
+        first = x.shape[2] - len(self.widths)
+        logits = tuple(self._score(x[:, :, first + level], level,
+                                   whole=self.cfg.head == "shared")
                        for level in range(len(self.widths)))
         if self.cfg.experts > 1 and self.is_initializing():
             self.mixture(batch, state, tables, logits[0], own=True)
@@ -204,11 +217,7 @@ class Generator(nn.Module):
         """
         if items is None:
             items = jnp.arange(tables.codes.shape[0])
-        vectors = self.item_inputs(items, tables)
-        flat = state.reshape(-1, state.shape[-1])
-        scores = jnp.matmul(flat, vectors.astype(state.dtype).T,
-                            preferred_element_type=jnp.float32)
-        return scores.reshape(*state.shape[:-1], -1)
+        return layers.products(state, self.item_inputs(items, tables))
 
     def own_scores(self, state: Array, targets: Array, tables: ItemTables) -> Array:
         """`[B, J]` float32: as `item_scores`, of each target `[B, J]` alone."""
@@ -258,13 +267,10 @@ class Generator(nn.Module):
         seen = visible(batch["segments"], positions, causal=self.cfg.causal)
         prefix = self._prefix(batch, state, tables)
         keys = tuple(layer.project(memory) for layer in self.decoder)
-        ahead = None
-        if self.cfg.decoding == "parallel":
-            x = self._decoder_input(prefix, state, None)
-            for layer, memory in zip(self.decoder, keys, strict=True):
-                x, _ = layer(x, memory, seen, None, False)
-            ahead = self.decoder_norm(x)[:, :, prefix.shape[2] - 1:]
-        return Search(keys, seen, state, prefix, ahead)
+        search = Search(keys, seen, state, prefix)
+        if self.cfg.decoding == "sequential":
+            return search
+        return dataclasses.replace(search, ahead=self._run(search, None))
 
     def search_step(self, search: Search, past: tuple[Array, ...],
                     codes: Array | None, level: int) -> tuple[Array, tuple[Array, ...]]:
@@ -273,7 +279,8 @@ class Generator(nn.Module):
         Args:
           search: from `start_search`.
           past: for each decoder layer `[B, K, P + level - 1, 2 * inner]`, keys and
-            values of the positions before, P of them the prefix; empty at level 0.
+            values of the positions before, P of them the prefix; empty at level 0. Of
+            other decoders what `masked.next_outputs` returns.
           codes: `[B, K]` int32, the codes chosen at the level before; None at level 0.
           level: which level is scored now.
 
@@ -281,7 +288,9 @@ class Generator(nn.Module):
           logits `[B, K, V_level]` float32 and the longer `past`.
         """
         if search.ahead is not None:
-            scores = self._level_scores(search.ahead[:, :, level], level)
+            x, past = masked.next_outputs(search.ahead, self.passes, past, codes, level,
+                                          functools.partial(self._run, search))
+            scores = self._score(x, level)
             beams = 1 if codes is None else codes.shape[1]
             return jnp.broadcast_to(scores, (len(scores), beams, scores.shape[2])), past
         if codes is None:
@@ -296,14 +305,14 @@ class Generator(nn.Module):
             before = past[index] if past else None
             x, present = layer(x, search.memory[index], search.allowed, before, False)
             longer.append(present)
-        scores = self._level_scores(self.decoder_norm(x)[:, :, -1], level)
-        return scores, tuple(longer)
+        return self._score(self.decoder_norm(x)[:, :, -1], level), tuple(longer)
 
-    def _level_scores(self, x: Array, level: int) -> Array:
-        """Logits `[B, K, V_level]` of a level's own codes from `[B, K, D]`."""
-        scores = self._score(x, level)
-        start = self.starts[level] if self.cfg.head == "shared" else 0
-        return scores[..., start:start + self.widths[level]]
+    def _run(self, search: Search, codes: Array | None) -> Array:
+        """Outputs `[B, K, T, D]` at all levels after the first codes `[B, K, l]`."""
+        x = self._decoder_input(search.prefix, search.state, codes)
+        for layer, memory in zip(self.decoder, search.memory, strict=True):
+            x, _ = layer(x, memory, search.allowed, None, False)
+        return self.decoder_norm(x)[:, :, -len(self.widths):]
 
     def _prefix(self, batch: dict[str, Array], state: Array, tables: ItemTables
                 ) -> Array:
@@ -356,29 +365,22 @@ class Generator(nn.Module):
     def _with_retrieved(self, batch: dict[str, Array], tables: ItemTables
                         ) -> dict[str, Array]:
         """The batch with the retrieved events before the recent ones."""
-        keep = self.cfg.retrieval.keep
         if not self.cfg.retrieval.events:
             return batch
-        kept = self.retrieve(batch, tables)
-        real = (kept >= 0).astype(jnp.int32)
-        before = {"items": kept * real, "segments": real}
-        before |= {name: sides.before(name, batch[name], keep)
-                   for name in self.cfg.beside}
-        return {**batch, "target_positions": batch["target_positions"] + keep,
-                **{name: jnp.concatenate([rows, batch[name]], axis=1)
-                   for name, rows in before.items()}}
+        return sides.prepend(batch, self.retrieve(batch, tables), self.cfg.beside)
 
-    def _decoder_input(self, prefix: Array, state: Array, codes: Array | None) -> Array:
-        """`[B, J, P + T - 1, D]`: the prefix and the vectors of all codes but the last.
-        """
-        x = prefix
-        if self.cfg.decoding == "parallel":  # no code is read, so all are asked at once
-            shape = (*x.shape[:2], *self.places.shape)
-            x = jnp.concatenate([x, jnp.broadcast_to(self.places, shape)], axis=2)
-        elif codes is not None:
-            before = [self._code_vector(codes[..., level], level)[:, :, None]
-                      for level in range(codes.shape[-1])]
-            x = jnp.concatenate([x, *before], axis=2)
+    def _decoder_input(self, prefix: Array, state: Array, codes: Array | None,
+                       hidden: Array | None = None) -> Array:
+        """`[B, J, P + T - 1, D]`: the prefix and the vectors of all codes but the last;
+        of a masked decoder `[B, J, P + T, D]`, with those of hidden codes' places."""
+        known = 0 if codes is None or self.cfg.decoding == "parallel" else (
+            codes.shape[-1] - (self.cfg.decoding == "sequential"))
+        after = [self._code_vector(codes[..., level], level) for level in range(known)]
+        lead = (prefix if codes is None else codes).shape[:2]
+        if self.cfg.decoding != "sequential":
+            after = masked.fill_places(self.places, after, hidden, lead)
+        x = jnp.broadcast_to(prefix, (*lead, *prefix.shape[2:]))
+        x = jnp.concatenate([x, *(vector[:, :, None] for vector in after)], axis=2)
         if self.cfg.position_state:
             x = x + state[:, :, None].astype(x.dtype)
         return x.astype(self.cfg.dtype)
@@ -389,12 +391,8 @@ class Generator(nn.Module):
         return layers.sum_rows(self.code_vectors[start:start + width],
                                codes[..., None], (0,))
 
-    def _score(self, x: Array, level: int) -> Array:
-        """Logits of one level's codes, float32."""
+    def _score(self, x: Array, level: int, *, whole: bool = False) -> Array:
+        """Logits of one level's codes, or of the `whole` codebook, float32."""
         vectors = self.code_vectors if self.cfg.tied else self.head_vectors
         start, width = self.starts[level], self.widths[level]
-        rows = vectors if self.cfg.head == "shared" else vectors[start:start + width]
-        flat = x.reshape(-1, x.shape[-1])
-        logits = jnp.matmul(flat, rows.astype(x.dtype).T,
-                            preferred_element_type=jnp.float32)
-        return logits.reshape(*x.shape[:-1], rows.shape[0])
+        return layers.products(x, vectors if whole else vectors[start:start + width])

@@ -84,6 +84,14 @@ class SwiGLU(nn.Module):
         return Linear(x.shape[-1], ("mlp", "embed"), self.scale, name="down")(inner)
 
 
+def products(x: Array, vectors: Array) -> Array:
+    """Products of every vector `[..., D]` with `[M, D]` vectors: `[..., M]` float32."""
+    flat = x.reshape(-1, x.shape[-1])
+    scores = jnp.matmul(flat, vectors.astype(x.dtype).T,
+                        preferred_element_type=jnp.float32)
+    return scores.reshape(*x.shape[:-1], len(vectors))
+
+
 def sum_rows(table: Array, columns: Array, starts: tuple[int, ...]) -> Array:
     """Sums one row of a table for each column of indices.
 

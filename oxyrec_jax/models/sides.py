@@ -73,19 +73,26 @@ class SideVectors(nn.Module):
         return jnp.where(some[..., None], sum(parts[1:], parts[0]), nobody[0])
 
 
-def before(name: str, column: Array, places: int) -> Array:
-    """What events that are put before a history have in a column.
-
-    Nothing is known of the events; the profile is that of the person.
+def prepend(batch: dict[str, Array], items: Array, names: tuple[str, ...]
+            ) -> dict[str, Array]:
+    """A batch of one history a row with events of which little is known before it.
 
     Args:
-      name: one of `SIDES`, or "profile".
-      column: `[B, L]`, or `[B, L, C]` of the profile.
-      places: how many events.
+      batch: with `items`, `segments` and the columns `names`, `[B, L]`, or `[B, L, C]`
+        of the profile, and `target_positions`.
+      items: `[B, K]` int32, of the events; -1 where there is none.
+      names: some of `SIDES`, which are unknown of the events, and "profile", which is
+        that of the person.
     """
-    if name == "profile":
-        return jnp.repeat(column[:, :1], places, axis=1)
-    return jnp.zeros((column.shape[0], places), column.dtype)
+    places = items.shape[1]
+    real = (items >= 0).astype(jnp.int32)
+    before = {"items": items * real, "segments": real}
+    before |= {name: jnp.repeat(batch[name][:, :1], places, axis=1)
+               if name == "profile" else
+               jnp.zeros((len(items), places), batch[name].dtype) for name in names}
+    return {**batch, "target_positions": batch["target_positions"] + places,
+            **{name: jnp.concatenate([rows, batch[name]], axis=1)
+               for name, rows in before.items()}}
 
 
 def bucket(name: str, values: Array) -> Array:

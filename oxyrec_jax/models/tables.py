@@ -71,8 +71,8 @@ class Search:
       allowed: `[B, 1, L]` bool, real history positions.
       state: `[B, 1, D]` encoder state at the newest history position.
       prefix: `[B, 1, P, D]` BOS and the instructions.
-      ahead: `[B, 1, T, D]` the decoder's outputs at all levels, of a network that
-        decodes them in parallel; else None.
+      ahead: `[B, 1, T, D]` the decoder's outputs at all levels before any code is
+        known, of a network that decodes in parallel or behind masks; else None.
     """
 
     memory: tuple[tuple[Array, Array], ...]

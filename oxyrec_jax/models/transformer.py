@@ -117,7 +117,8 @@ class DecoderLayer(nn.Module):
         query, new = jnp.split(self.qkv(self.self_norm(x)),
                                [cfg.heads * cfg.head_width], axis=-1)
         present = new if past is None else jnp.concatenate([past, new], axis=2)
-        mixed = self.self_out(_attend_codes(query, present, cfg.heads))
+        mixed = self.self_out(_attend_codes(query, present, cfg.heads,
+                                            causal=cfg.decoding != "masked"))
         x = x + layers.dropout(self, mixed, cfg.dropout, train=train)
         batch, targets, length, width = x.shape
         query = self.cross_query(self.cross_norm(x))
@@ -154,8 +155,8 @@ def visible(segments: Array, positions: Array, *, causal: bool) -> Array:
     return same & (jnp.arange(segments.shape[1]) <= positions[:, :, None])
 
 
-def _attend_codes(query: Array, past: Array, heads: int) -> Array:
-    """Causal attention over the few codes of one target, as element-wise sums.
+def _attend_codes(query: Array, past: Array, heads: int, *, causal: bool) -> Array:
+    """Attention over the few codes of one target, as element-wise sums.
 
     T is 3 or 4: batched matrix products would be all overhead, and one array for each
     place fuses two to three times better on CPU than slices of one.
@@ -164,6 +165,7 @@ def _attend_codes(query: Array, past: Array, heads: int) -> Array:
       query: `[B, Q, T', inner]`, the newest T' positions.
       past: `[B, Q, T, 2 * inner]`, keys and values of all positions so far.
       heads: H.
+      causal: a position sees those before it and itself, otherwise all.
 
     Returns:
       `[B, Q, T', inner]`.
@@ -174,7 +176,8 @@ def _attend_codes(query: Array, past: Array, heads: int) -> Array:
                     for part in jnp.split(past, 2, axis=-1))
     outputs = []
     for row in range(new):
-        asked, seen = query[:, :, row].reshape(shape), length - new + row + 1
+        asked = query[:, :, row].reshape(shape)
+        seen = length - new + row + 1 if causal else length
         scores = jnp.stack([jnp.sum(asked * key, axis=-1, dtype=jnp.float32)
                             for key in keys[:seen]], axis=-1)
         weights = jax.nn.softmax(scores * shape[-1] ** -0.5, axis=-1)

@@ -10,6 +10,7 @@ from oxyrec_jax import losses
 from oxyrec_jax.base import Array, InputError, Weighted
 from oxyrec_jax.models import moe
 from oxyrec_jax.models.generator import Generator, Mixture
+from oxyrec_jax.models.masked import draw_hidden
 from oxyrec_jax.models.memory import recent_items
 from oxyrec_jax.tokenizer import trie as trie_lib
 from oxyrec_jax.tokenizer.catalogue import Catalogue
@@ -67,7 +68,8 @@ def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
         L = b · [- sum_l log p(s_l | s_<l, history)
                  - item_loss · log softmax(item scores)[target]]
 
-    with b the weight of the target's behaviour, `target_weight` where the batch has it,
+    (of a masked decoder `losses.masked_code_loss` in the place of the sum), with b the
+    weight of the target's behaviour, `target_weight` where the batch has it,
     over most targets, and over those kept for the gate, for the weights w alone,
 
         L = (1 - P^q) / q,    P = sum_e w_e P_e(s),    q = gate_power.
@@ -93,19 +95,21 @@ def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
         return model.apply({"params": params}, *args, **options)
 
     rng, draw = jax.random.split(rng)
-    (logits, state), sown = ask(batch, catalogue.tables, train=True,
-                                rngs={"dropout": rng}, mutable=[moe.COLLECTION])
     targets, every = batch["targets"], batch["target_mask"]
     mask = every
     if model.cfg.experts > 1:
         kept_for_gate = _kept_for_gate(batch, recent_items(batch), cfg.gate_share)
         mask = every & ~kept_for_gate
+    if model.cfg.decoding == "masked":
+        rng, hide = jax.random.split(rng)
+        hidden = draw_hidden(hide, targets.shape, len(model.widths))
+        batch = {**batch, "hidden": hidden | ~mask[..., None]}
+    (logits, state), sown = ask(batch, catalogue.tables, train=True,
+                                rngs={"dropout": rng}, mutable=[moe.COLLECTION])
     scores = [_levelled(model, catalogue, targets, level, logits[level])
               for level in range(len(logits))]
     weights = batch.get("target_weight")
-    terms = {f"level_{level}": losses.next_code_loss(row, code, mask, z_loss=cfg.z_loss,
-                                                     sample_weights=weights)
-             for level, (row, code) in enumerate(scores)}
+    terms = _code_terms(scores, batch.get("hidden"), mask, weights, cfg.z_loss)
     count = terms["level_0"].weight
     total = sum((term.total for term in terms.values()), jnp.float32(0))
     if model.cfg.moe.experts:
@@ -144,6 +148,21 @@ def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
                 jnp.exp(mixed.log_weights[..., place]), gate, seen)
         total = total + terms["gate"].total
     return Weighted(total, count), terms
+
+
+def _code_terms(scores: list[tuple[Array, Array]], hidden: Array | None, mask: Array,
+                weights: Array | None, z_loss: float) -> dict[str, Weighted]:
+    """The likelihood of each level's codes; of a masked decoder that of hidden ones."""
+    terms = {}
+    for level, (row, code) in enumerate(scores):
+        if hidden is None:
+            term = losses.next_code_loss(row, code, mask, sample_weights=weights,
+                                         z_loss=z_loss)
+        else:
+            term = losses.masked_code_loss(row, code, hidden, mask, level=level,
+                                           sample_weights=weights, z_loss=z_loss)
+        terms[f"level_{level}"] = term
+    return terms
 
 
 def expert_names(model: Generator) -> tuple[str, ...]:

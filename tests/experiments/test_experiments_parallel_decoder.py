@@ -23,8 +23,10 @@ def test_the_rows_differ_in_the_decoder_alone(lib):
     configs = [lib.get_config(row, seeds=(4,)) for row in lib.ROWS]
     same = {"name": "", "model": None}
     assert len({repr(dataclasses.replace(cfg, **same)) for cfg in configs}) == 1
-    assert [(cfg.model.decoding, cfg.model.decoder_layers) for cfg in configs] == [
-        ("sequential", 1), ("parallel", 1), ("parallel", 3)]
+    assert [(cfg.model.decoding, cfg.model.passes, cfg.model.decoder_layers)
+            for cfg in configs] == [
+        ("sequential", 0, 1), ("parallel", 0, 1), ("parallel", 0, 3), ("masked", 1, 1),
+        ("masked", 2, 1), ("masked", 0, 1)]
     assert not any(cfg.model.memory or cfg.model.item_head for cfg in configs)
 
 
@@ -38,5 +40,7 @@ def test_a_toy_is_trained_judged_and_timed_and_not_done_again(lib, tmp_path, cap
         assert all(0 <= own["figures"][cell] <= 1 for cell in lib.CELLS)
         assert own["ms"]["10"] > 0 and own["compute"] <= 1.2
     assert first["rows"]["parallel, deep"]["steps"] < 4
+    assert [path.name for path in sorted(tmp_path.glob("masked*"))] == [
+        "masked-T-passes"], "one network, asked in three ways"
     lib.main(arguments)
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == first

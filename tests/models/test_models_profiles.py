@@ -89,9 +89,15 @@ def test_training_hides_a_tenth_of_the_histories_each_as_a_whole(world):
 
 def test_events_put_before_a_history_are_of_the_same_person():
     column = np.array([[[1, 4], [1, 4]], [[2, -1], [2, -1]]], np.int32)
-    found = np.asarray(sides.before("profile", column, 3))
-    np.testing.assert_array_equal(found, [[[1, 4]] * 3, [[2, -1]] * 3])
-    assert not np.asarray(sides.before("gap", np.ones((2, 4), np.float32), 3)).any()
+    ones = np.ones((2, 2), np.float32)
+    batch = {"items": np.array([[5, 6], [7, 8]]), "segments": ones.astype(np.int32),
+             "target_positions": np.array([[1], [0]]), "profile": column, "gap": ones}
+    found = sides.prepend(batch, np.array([[3, 9, -1]] * 2), ("profile", "gap"))
+    np.testing.assert_array_equal(found["profile"], [[[1, 4]] * 5, [[2, -1]] * 5])
+    np.testing.assert_array_equal(found["gap"], [[0, 0, 0, 1, 1]] * 2)
+    np.testing.assert_array_equal(found["items"], [[3, 9, 0, 5, 6], [3, 9, 0, 7, 8]])
+    np.testing.assert_array_equal(found["segments"], [[1, 1, 0, 1, 1]] * 2)
+    np.testing.assert_array_equal(found["target_positions"], [[4], [3]])
 
 
 def test_buckets_of_the_calendar_are_its_numbers():
