@@ -29,7 +29,6 @@ The unified model by itself:
 import argparse
 import csv
 import dataclasses
-import functools
 import gzip
 import json
 import logging
@@ -45,7 +44,7 @@ from oxyrec_jax.data.dataset import Dataset, load_dataset
 from oxyrec_jax.data.prepare import DataConfig
 from oxyrec_jax.data.readers.tables import ItemColumns, TableColumns
 from oxyrec_jax.data.target_weights import scenario_counts, targets_in
-from oxyrec_jax.evaluate import rows, scenarios, tables
+from oxyrec_jax.evaluate import rows, scenarios
 from oxyrec_jax.evaluate.generator import recommend_split
 from oxyrec_jax.models.instructions import InstructionConfig
 from oxyrec_jax.report import write_scenario_page
@@ -234,26 +233,8 @@ def summary(dataset: Dataset, ranks: Mapping[str, np.ndarray], *, samples: int =
     """
     targets = rows.expand(rows.of_dataset(dataset), dataset.split("test"))
     _, user = np.unique(np.array(dataset.user_ids()), return_inverse=True)
-    users, ks = user[targets.sequence], (1, 10)
-    found: dict[str, Any] = {}
-    for name, mine in scenarios.of_targets(dataset, targets).items():
-        own = {row: values[:, mine] for row, values in ranks.items()
-               if not (values[:, mine] == _UNASKED).any()}
-        if len(own) < len(ranks):
-            continue  # nothing to train on: no model of this scenario
-        draw = functools.partial(metrics.bootstrap, users=users[mine],
-                                 samples=samples, level=0.95, seed=seed)
-        runs = {row: [tables.figures({"item": one}, ks) for one in values]
-                for row, values in own.items()}
-        spread = {row: metrics.across_seeds(figures) for row, figures in runs.items()}
-        found[name] = {
-            "targets": int(mine.sum()), "users": len(np.unique(users[mine])),
-            "rows": {row: {cell: spread[row][cell] | {
-                "values": [float(one[cell]) for one in runs[row]]} for cell in CELLS}
-                     for row in own},
-            "against": {row: {cell: gap for cell, gap in tables.differences(
-                {"item": own[UNIFIED]}, {"item": values}, ks, draw).items()
-                if cell in CELLS} for row, values in own.items() if row != UNIFIED}}
+    found = scenarios.compare(scenarios.of_targets(dataset, targets), ranks, UNIFIED,
+                              user[targets.sequence], CELLS, samples=samples, seed=seed)
     return {"scenarios": found,
             "transfer": {row: _transfer(found, row) for row in ranks if row != UNIFIED}}
 

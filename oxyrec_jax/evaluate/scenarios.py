@@ -3,6 +3,7 @@
 A target's scenario is that of its own event: a request knows where it is made.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from oxyrec_jax import metrics
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.evaluate import tables
 from oxyrec_jax.evaluate.rows import Targets
+
+_KS = (1, 10)
 
 
 def of_targets(dataset: Dataset, targets: Targets) -> dict[str, np.ndarray]:
@@ -74,6 +77,47 @@ def figures(groups: Mapping[str, np.ndarray], runs: Mapping[str, tables.Ranks],
             "baselines": baselines,
             "differences": {"baseline": best, "cells": tables.differences(
                 model, others[best], ks, sample)}}
+    return found
+
+
+def compare(groups: Mapping[str, np.ndarray], ranks: Mapping[str, np.ndarray],
+            first: str, users: np.ndarray, cells: Sequence[str], *, samples: int = 1000,
+            seed: int = 0) -> dict[str, dict[str, Any]]:
+    """One way to recommend beside others, scenario by scenario, on the same users.
+
+    Args:
+      groups: from `of_targets`.
+      ranks: way to `[seeds, R]` ranks of all targets, -1 where it was not asked; a
+        scenario in which some way was not asked is left out.
+      first: the way that the others are held against.
+      users: `[R]` int64, rows of one user share a number.
+      cells: such as "item.ndcg@10", of cutoffs 1 and 10.
+      samples: bootstrap samples of users.
+      seed: of the bootstrap.
+
+    Returns:
+      Scenario to "targets", "users", "rows" (way to cell to mean and sd over seeds and
+      its "values") and "against" (way to cell to mean, low and high of `first` minus
+      that way).
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, mine in groups.items():
+        own = {way: values[:, mine] for way, values in ranks.items()}
+        if any((values < 0).any() for values in own.values()):
+            continue
+        draw = functools.partial(metrics.bootstrap, users=users[mine],
+                                 samples=samples, level=0.95, seed=seed)
+        runs = {way: [tables.figures({"item": one}, _KS) for one in values]
+                for way, values in own.items()}
+        spread = {way: metrics.across_seeds(figures) for way, figures in runs.items()}
+        found[name] = {
+            "targets": int(mine.sum()), "users": len(np.unique(users[mine])),
+            "rows": {way: {cell: spread[way][cell] | {
+                "values": [float(one[cell]) for one in runs[way]]} for cell in cells}
+                     for way in own},
+            "against": {way: {cell: gap for cell, gap in tables.differences(
+                {"item": own[first]}, {"item": values}, _KS, draw).items()
+                if cell in cells} for way, values in own.items() if way != first}}
     return found
 
 

@@ -25,7 +25,8 @@ _LEADS = {
 }
 
 
-def write_scenario_page(path: str | os.PathLike, found: Mapping[str, Any]
+def write_scenario_page(path: str | os.PathLike, found: Mapping[str, Any], *,
+                        leads: Mapping[str, tuple[str, str]] = _LEADS
                         ) -> pathlib.Path:
     """Writes the page; it loads nothing from a network.
 
@@ -36,6 +37,8 @@ def write_scenario_page(path: str | os.PathLike, found: Mapping[str, Any]
         cell to "mean" and "sd") and "against" (row to cell to "mean", "low", "high" of
         unified minus row), "transfer" (row to "sentence", "clear_wins",
         "clear_losses") and "compute" (row to "steps", "targets", "flops").
+      leads: heading and leading sentence of "verdict", "figures", "transfer" and
+        "compute".
 
     Returns:
       The path.
@@ -52,8 +55,9 @@ def write_scenario_page(path: str | os.PathLike, found: Mapping[str, Any]
                                       title=words.cell(cell)) for cell in cells],
                         class_="grid"), _table(found)],
         "transfer": [tag("div", [chart(f"transfer-{place}", _gaps(found, row), "",
-                                       title=f"{words.cell(cells[-1])}: unified minus "
-                                       f"{row}") for place, row in enumerate(rivals)],
+                                       title=f"{words.cell(cells[-1])}: "
+                                       f"{found['unified']} minus {row}")
+                                 for place, row in enumerate(rivals)],
                          class_="grid")],
         "compute": [_compute(found)],
     }
@@ -61,7 +65,7 @@ def write_scenario_page(path: str | os.PathLike, found: Mapping[str, Any]
         ("seeds", ", ".join(map(str, found["seeds"]))),
         ("scenarios", len(found["scenarios"])))], class_="pills")
     with artifacts.open_atomic(target, "w") as file:
-        file.write(render(found["name"], content, _LEADS, pills))
+        file.write(render(found["name"], content, leads, pills))
     return target
 
 
@@ -135,7 +139,8 @@ def _cell(figure: Mapping[str, Any], best: float) -> list[Html]:
 
 def _compute(found: Mapping[str, Any]) -> Html:
     unit = found["compute"][found["unified"]]["flops"] or 1
-    return table(["", "Steps", "Targets shown", "TFLOP", "Of unified"], [
+    return table(["", "Steps", "Targets shown", "TFLOP",
+                  f"Of {found['unified']}"], [
         [row, number(part["steps"]), number(part["targets"]),
          number(part["flops"] / 1e12, 3), f"{part['flops'] / unit:.1%}"]
         for row, part in found["compute"].items()])
