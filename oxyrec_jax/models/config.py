@@ -54,6 +54,10 @@ class ModelConfig:
       dtype: of activations and matrix products, "float32" or "bfloat16".
       remat: what a layer's forward pass leaves for the backward pass: "none" of it is
         computed again, "dots": all but its matrix products is, "full": all is.
+      positions: what tells the encoder where an item stands: "relative", a learned bias
+        by distance, as in the paper; "rotary", queries and keys turned by position.
+      attention: "plain", "xla", "cudnn" (`models.attention`), or "auto": cuDNN's fused
+        kernel where device and network allow it, else plain.
       scan: training runs the layers of encoder and of decoder as one loop each, so that
         compile time does not grow with depth; parameters are the same either way.
     """
@@ -86,6 +90,8 @@ class ModelConfig:
     dropout: float = 0.2
     dtype: str = "float32"
     remat: str = "none"
+    positions: str = "relative"
+    attention: str = "auto"
     scan: bool = False
 
     def __post_init__(self) -> None:
@@ -104,6 +110,11 @@ class ModelConfig:
                 ("buckets", exact >= 1, f"at least {2 if self.causal else 4}"),
                 ("max_distance", self.max_distance > exact, f"more than {exact}"),
                 ("sides", set(self.sides) <= set(SIDES), f"some of {', '.join(SIDES)}"),
+                ("positions", self.positions == "relative" or
+                 self.positions == "rotary" and self.head_width % 2 == 0,
+                 "'relative', or 'rotary' with an even model.head_width"),
+                ("attention", self.attention in ("auto", "plain", "xla", "cudnn"),
+                 "'auto', 'plain', 'xla' or 'cudnn'"),
                 ("dropout", 0 <= self.dropout < 1, "0 or more and less than 1"),
                 ("dtype", self.dtype in ("float32", "bfloat16"),
                  "'float32' or 'bfloat16'"),

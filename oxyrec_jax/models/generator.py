@@ -23,6 +23,7 @@ from oxyrec_jax import parallel
 from oxyrec_jax.base import Array
 from oxyrec_jax.models import layers, masked, sides
 from oxyrec_jax.models import memory as memory_lib
+from oxyrec_jax.models.attention import position_bias
 from oxyrec_jax.models.config import ModelConfig
 from oxyrec_jax.models.instructions import Instructions, place
 from oxyrec_jax.models.retrieval import Retriever, choose_events
@@ -70,8 +71,7 @@ class Generator(nn.Module):
         if cfg.retrieval.events:
             self.retriever = Retriever(cfg.retrieval)
             self.retrieved = self._vectors("retrieved", 1, "one")
-        self.bias = layers.RelativeBias(cfg.heads, cfg.buckets, cfg.max_distance,
-                                        bidirectional=not cfg.causal)
+        self.bias = position_bias(cfg)
         encoder = rematerialised(EncoderLayer, cfg, train=4)
         decoder = rematerialised(DecoderLayer, cfg, train=5)
         self.encoder = [encoder(cfg) for _ in range(cfg.encoder_layers)]
@@ -189,7 +189,7 @@ class Generator(nn.Module):
         length = items.shape[1]
         if cfg.causal:
             allowed = allowed & jnp.tril(jnp.ones((length, length), bool))
-        bias = self.bias(length, length)
+        bias = self.bias(length, length) if self.bias else jnp.float32(0)
         x = run_layers(self, self.encoder, lambda layer, x: layer(
             x, bias, allowed, train), x, scan=cfg.scan and train)
         return self.encoder_norm(x)

@@ -103,6 +103,8 @@ def check_trunk(cfg: ModelConfig) -> None:
     for name, asked in (("memory", cfg.memory), ("item_head", cfg.item_head),
                         ("retrieval.events", cfg.retrieval.events),
                         ("moe.experts", cfg.moe.experts), ("scan", cfg.scan),
+                        ("positions", cfg.positions != "relative"),
+                        ("attention", cfg.attention not in ("auto", "plain")),
                         ("instructions.reasoning", cfg.instructions.reasoning),
                         ("instructions.behaviours", cfg.instructions.behaviours)):
         if asked:

@@ -5,7 +5,8 @@ from shapes: nothing is allocated.
 
 Source: OxygenREC, arXiv 2512.22386: layers, widths and experts as printed. What is not
 printed is ours: heads of 128, softmax over two experts, no vector of each item, no
-state added to BOS. So counted, the network without its table of codes has the printed
+state added to BOS, and rotary positions where relative ones are printed, so that GPUs
+take fused attention. So counted, the network without its table of codes has the printed
 totals, cut to one digit, and the printed active shares but one: of 3.0B 0.83 billion
 are active where 0.6 is printed. Of 0.1B the total is 0.07, with the table of 3 x 8192
 codes 0.09.
@@ -90,7 +91,7 @@ def _size(total: float, active: float, *, layers: int, width: int, inner: int,
         width=width, heads=width // 128, head_width=128, mlp_width=inner,
         encoder_layers=4, decoder_layers=layers, causal=False, item_embedding=False,
         position_state=False, moe=MoEConfig(experts, top_k), dropout=0.0,
-        dtype="bfloat16"))
+        dtype="bfloat16", positions="rotary"))
 
 
 SIZES: dict[str, Size] = {

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from oxyrec_jax.base import Array
-from oxyrec_jax.models import layers, moe
+from oxyrec_jax.models import attention, layers, moe
 from oxyrec_jax.models.config import ModelConfig
 
 
@@ -43,14 +43,15 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, bias: Array, allowed: Array, train: bool, *,
-                 attend: Callable[..., Array] = layers.attend) -> Array:
+                 attend: Callable[..., Array] | None = None) -> Array:
         """Runs the layer.
 
         Args:
           x: `[B, S, D]`.
           bias, allowed: as `attend` takes them.
           train: dropout on.
-          attend: who looks at whom, with the arguments of `layers.attend`.
+          attend: who looks at whom, with the arguments of `layers.attend`; None: as
+            the configuration says.
         """
         cfg = self.cfg
         inner = cfg.heads * cfg.head_width
@@ -58,7 +59,10 @@ class EncoderLayer(nn.Module):
         qkv = layers.Linear(3 * inner, ("embed", "heads"), name="qkv")(normed)
         query, key, value = (layers.split_heads(part, cfg.heads)
                              for part in jnp.split(qkv, 3, axis=-1))
-        mixed = layers.merge_heads(attend(query, key, value, bias, allowed))
+        if cfg.positions == "rotary":
+            query, key = attention.rotate(query), attention.rotate(key)
+        look = attend or attention.attend_of(cfg)
+        mixed = layers.merge_heads(look(query, key, value, bias, allowed))
         mixed = layers.Linear(cfg.width, ("heads", "embed"), name="out")(mixed)
         x = x + layers.dropout(self, mixed, cfg.dropout, train=train)
         normed = layers.RMSNorm(name="mlp_norm")(x)
@@ -124,9 +128,11 @@ class DecoderLayer(nn.Module):
         query = self.cross_query(self.cross_norm(x))
         query = query.reshape(batch, targets * length, -1)
         query = layers.split_heads(query, cfg.heads)
+        look = layers.attend  # for the few queries of one target, and in a search
         if allowed.shape[1] > 1:
             allowed = jnp.repeat(allowed, length, axis=1)
-        mixed = layers.attend(query, *memory, jnp.float32(0), allowed[:, None])
+            look = attention.attend_of(cfg) if train else look
+        mixed = look(query, *memory, jnp.float32(0), allowed[:, None])
         mixed = self.cross_out(layers.merge_heads(mixed)).reshape(x.shape)
         x = x + layers.dropout(self, mixed, cfg.dropout, train=train)
         if cfg.moe.experts:
