@@ -49,11 +49,11 @@ from oxyrec_jax import huge_pages, parallel, profiling
 from oxyrec_jax.data import dataset, packing, pipeline, schema
 from oxyrec_jax.models import flops, generator
 from oxyrec_jax.tokenizer import catalogue as catalogues
-from oxyrec_jax.train import objective
-from oxyrec_jax.train import step as steps
+from oxyrec_jax.train import loop, setup
 
 HISTORY = 20
 ROW_LENGTH = 64
+BUCKETS = (2, 5, 10)  # below HISTORY, for the padding that they leave
 DROPOUT = 0.1
 TARGET_RATIO = 5
 TARGET_SHARE = 0.3
@@ -83,6 +83,7 @@ def main() -> None:
     figures |= {"flops_per_target": round(cost[True]),
                 "flops_per_target_last": round(cost[False]),
                 "padding_share": round(1 - ours.source.fill, 4),
+                **padding_of_single_rows(log, options.rows),
                 "rows": options.rows, "row_length": ROW_LENGTH,
                 "peer_batch": options.peer_batch, "threads": options.threads,
                 "gflops_peak": round(statistics.median(peaks) / 1e9, 1),
@@ -141,24 +142,18 @@ class Ours:
     """The training step of the package, fed by its grain iterator."""
 
     def __init__(self, log: dataset.Dataset, codes: np.ndarray, rows: int):
-        cfg = pipeline.Pipeline(batch=rows, history=HISTORY, row_length=ROW_LENGTH)
-        self.source = pipeline.TrainSource(log, cfg, seed=0)
-        self._batches = pipeline.train_batches(log, cfg, seed=0)
+        cfg = loop.TrainConfig(steps=10_000, pipeline=pipeline.Pipeline(
+            batch=rows, history=HISTORY, row_length=ROW_LENGTH))
         popularity = np.bincount(log.column("item"), minlength=len(codes))
-        self._mesh = parallel.make_mesh(devices=jax.devices()[:1])
         model = generator.Generator(CONFIG, decode.WIDTHS, len(codes))
         catalogue, _ = catalogues.make_catalogue(codes, decode.WIDTHS,
                                                  popularity=popularity)
-        self._catalogue = jax.device_put(catalogue, parallel.replicated(self._mesh))
-        how = steps.OptimizerConfig()
-        optimizer = steps.make_optimizer(how, steps=10_000)
-        batch = parallel.global_batch(self.source[0], self._mesh)
-        self._state, shardings = steps.init_state(
-            model, optimizer, batch, self._catalogue, self._mesh, seed=0, ema=False)
-        make = steps.make_train_step(
-            model, optimizer, how, objective.ObjectiveConfig(), self._mesh, shardings,
-            seed=0)
-        self._step = make.lower(self._state, batch, self._catalogue).compile()
+        feed = setup.feed(model, log, cfg.pipeline, seed=0)
+        self.source, self._batches = feed.source, feed.batches
+        self._mesh = parallel.make_mesh(devices=jax.devices()[:1])
+        made = setup.set_up(model, feed.example, catalogue, cfg, self._mesh, seed=0)
+        self._state, self._catalogue = made.state, made.catalogue
+        self._step = made.compile()
         # What XLA counts in the compiled step: padding and the optimiser too.
         self.counted = float(self._step.cost_analysis()["flops"])
         self.targets_per_step = (self.source.targets_per_epoch
@@ -245,6 +240,15 @@ def measure(takers: dict[str, Callable[[], int]], repeats: int
     return rates, peaks
 
 
+def padding_of_single_rows(log: dataset.Dataset, rows: int) -> dict[str, float]:
+    """Padding where each target has a row of its own, with and without buckets."""
+    one = pipeline.Pipeline(batch=rows, history=HISTORY, mode="last")
+    ways = {"last": one, "buckets": dataclasses.replace(one, buckets=BUCKETS)}
+    return {f"padding_share_{name}": round(
+        1 - pipeline.TrainSource(log, way, seed=0).fill, 4)
+        for name, way in ways.items()}
+
+
 def packed_windows(log: dataset.Dataset) -> list[tuple[int, int]]:
     """Length and supervised targets of each window that packing makes."""
     windows = packing.tile(np.asarray(log.split("train")), log.offsets(), HISTORY)
@@ -321,6 +325,10 @@ def print_results(figures: dict, rates: dict[str, Rate]) -> None:
     print(f"FLOPs per supervised target, training: {causal / 1e6:.1f} M causal and "
           f"packed, {last / 1e6:.1f} M bidirectional with one target for each row "
           f"({last / causal:.2f} times)")
+    print(f"padding of packed rows {figures['padding_share']:.1%}, of one target for "
+          f"each row {figures['padding_share_last']:.1%}, in buckets of up to "
+          f"{', '.join(map(str, (*BUCKETS, HISTORY)))} events "
+          f"{figures['padding_share_buckets']:.1%}")
     print(f"measured peak: {figures['gflops_peak']} GFLOP/s (float32 matrix product, "
           f"{figures['threads']} threads; median of the turns)")
     print(f"achieved: {figures['gflops']} GFLOP/s, {figures['gemm_share']:.1%} of the "

@@ -16,13 +16,11 @@ import numpy as np
 from oxyrec_jax import parallel
 from oxyrec_jax.base import InputError
 from oxyrec_jax.config import Experiment
-from oxyrec_jax.data.pipeline import TrainSource
 from oxyrec_jax.models.generator import Generator
 from oxyrec_jax.parallel.collectives import collectives
 from oxyrec_jax.ready import item_rows, load
 from oxyrec_jax.tokenizer.catalogue import Catalogue, make_catalogue
-from oxyrec_jax.train import loop
-from oxyrec_jax.train import step as steps
+from oxyrec_jax.train.setup import feed, len_of, set_up
 from oxyrec_jax.workspace import Workspace
 
 _DRAWN = 1_000_000  # items whose made-up semantic IDs are drawn; more are counted only
@@ -71,30 +69,20 @@ def plan(space: Workspace, *, items: int = 0) -> dict[str, Any]:
     made_up = bool(items) or not space.semantic_ids.exists()
     model, catalogue, batch = (_made_up(cfg, items) if made_up else _of(space))
     mesh = _mesh_of(cfg)
-    rows = next(iter(batch.values())).shape[0]
-    if rows % parallel.batch_parts(mesh):
-        raise InputError(f"train.pipeline.batch is {rows}, which the mesh cuts into "
-                         f"{parallel.batch_parts(mesh)} parts; make it a multiple")
-    optimizer = steps.make_optimizer(cfg.train.optimizer, cfg.train.steps)
-    state, shardings = steps.planned_state(
-        model, optimizer, batch, catalogue, mesh, ema=bool(cfg.train.optimizer.ema))
-    step = steps.make_train_step(
-        model, optimizer, cfg.train.optimizer, cfg.train.objective, mesh, shardings,
-        seed=0)
-    batch = _lying(batch, parallel.batch_sharding(mesh))
-    catalogue = _lying(catalogue, parallel.replicated(mesh))
-    compiled = step.lower(state, batch, catalogue).compile()  # type: ignore
+    made = set_up(model, batch, catalogue, cfg.train, mesh, seed=0, planned=True)
+    state, compiled = made.state, made.compile()
     memory = compiled.memory_analysis()
     own = {"parameters": _on_device(state.params),
            "optimizer": _on_device(state.optimizer), "averages": _on_device(state.ema),
-           "catalogue": _on_device(catalogue), "batch": _on_device(batch),
+           "catalogue": _on_device(made.catalogue),
+           "batch": _on_device(made.batch),
            "temporaries": int(memory.temp_size_in_bytes)}
     moved = collectives(compiled.as_text())
     kind = mesh.devices.flat[0].device_kind
     return {
         "experiment": cfg.name, "mesh": {axis: size for axis, size in
                                          mesh.shape.items() if size > 1},
-        "devices": mesh.size, "rows": rows,
+        "devices": mesh.size, "rows": len_of(batch),
         "parameters": [_parameter(path, leaf) for path, leaf in
                        jax.tree.leaves_with_path(state.params)],
         "total_parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
@@ -114,9 +102,8 @@ def _mesh_of(cfg: Experiment) -> jax.sharding.Mesh:
 def _of(space: Workspace) -> tuple[Generator, Catalogue, dict[str, Any]]:
     """Network, items and batch of a work directory, items and batch as shapes."""
     ready = load(space)
-    pipeline = loop.with_columns(space.cfg.train.pipeline, ready.model, ready.dataset)
-    batch = TrainSource(ready.dataset, pipeline, seed=0)[0]
-    return ready.model, _shapes(ready.catalogue), _shapes(batch)
+    rows = feed(ready.model, ready.dataset, space.cfg.train.pipeline, seed=0)
+    return ready.model, _shapes(ready.catalogue), _shapes(rows.example)
 
 
 def _made_up(cfg: Experiment, items: int
@@ -156,11 +143,6 @@ def _shape(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
 
 def _shapes(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: _shape(leaf.shape, leaf.dtype), tree)
-
-
-def _lying(tree: Any, sharding: jax.sharding.Sharding) -> Any:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(
-        leaf.shape, leaf.dtype, sharding=sharding), tree)
 
 
 def _on_device(tree: Any) -> int:

@@ -9,6 +9,7 @@ steps with the input pipeline on; compiling and warm-up do not count.
 """
 
 import dataclasses
+import math
 import statistics
 import time
 from typing import Any
@@ -18,15 +19,18 @@ import numpy as np
 
 from oxyrec_jax import parallel, profiling, progress
 from oxyrec_jax.base import InputError
-from oxyrec_jax.data.pipeline import TrainSource, train_batches
+from oxyrec_jax.models.attention import attention_path
 from oxyrec_jax.models.config import ModelConfig
 from oxyrec_jax.models.flops import ForwardFlops, batch_flops
 from oxyrec_jax.ready import load
-from oxyrec_jax.train import loop
-from oxyrec_jax.train import step as step_lib
+from oxyrec_jax.train.setup import Feed, Setup, feed, set_up
 from oxyrec_jax.workspace import Workspace
 
 WARM_UP = 2  # steps after the one that compiles
+
+
+def _empty() -> Any:
+    return dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,15 +41,19 @@ class Steps:
       seconds: of a step, its batch included.
       waiting: of these, until the batch lay on the devices.
       flops: of each step's forward passes, by part.
+      counted: FLOPs of each step on all devices as XLA counts them.
+      places: positions of each batch, with padding.
       positions: real positions of each batch.
       targets: supervised targets of each batch.
     """
 
-    seconds: list[float]
-    waiting: list[float]
-    flops: list[ForwardFlops]
-    positions: list[int]
-    targets: list[int]
+    seconds: list[float] = _empty()
+    waiting: list[float] = _empty()
+    flops: list[ForwardFlops] = _empty()
+    counted: list[float] = _empty()
+    places: list[int] = _empty()
+    positions: list[int] = _empty()
+    targets: list[int] = _empty()
 
 
 def measure(space: Workspace, steps: int = 20) -> dict[str, Any]:
@@ -67,58 +75,63 @@ def measure(space: Workspace, steps: int = 20) -> dict[str, Any]:
         raise InputError(f"--steps is {steps}, expected at least 1")
     cfg, ready = space.cfg, load(space)
     mesh = parallel.make_mesh(cfg.mesh)
-    pipeline = loop.with_columns(cfg.train.pipeline, ready.model, ready.dataset)
-    batches = train_batches(ready.dataset, pipeline, seed=cfg.seeds[0])
-    source = TrainSource(ready.dataset, pipeline, seed=cfg.seeds[0])
-    optimizer = step_lib.make_optimizer(cfg.train.optimizer, cfg.train.steps)
-    catalogue = jax.device_put(ready.catalogue, parallel.replicated(mesh))
-    first = parallel.global_batch(source[0], mesh)
-    state, shardings = step_lib.init_state(
-        ready.model, optimizer, first, catalogue, mesh, seed=cfg.seeds[0],
-        ema=bool(cfg.train.optimizer.ema))
-    make = step_lib.make_train_step(
-        ready.model, optimizer, cfg.train.optimizer, cfg.train.objective, mesh,
-        shardings, seed=cfg.seeds[0])
-    begin = time.perf_counter()
-    compiled = make.lower(state, first, catalogue).compile()  # type: ignore
-    compiling = time.perf_counter() - begin
-    features = catalogue.tables.features
-    found = Steps([], [], [], [], [])
+    rows_of = feed(ready.model, ready.dataset, cfg.train.pipeline, seed=cfg.seeds[0])
+    made = set_up(ready.model, rows_of.example, ready.catalogue, cfg.train, mesh,
+                  seed=cfg.seeds[0])
     gemm = profiling.matmul_peak(cfg.model.dtype)
-    with progress.bar("timing steps", WARM_UP + steps) as advance:
-        for number in range(WARM_UP + steps):
-            begin = time.perf_counter()
-            rows = next(batches)
-            batch = jax.block_until_ready(parallel.global_batch(rows, mesh))
-            waited = time.perf_counter()
-            state, figures = compiled(state, batch, catalogue)
-            jax.block_until_ready(figures)
-            end = time.perf_counter()
-            if number >= WARM_UP:
-                found.seconds.append(end - begin)
-                found.waiting.append(waited - begin)
-                found.flops.append(batch_flops(
-                    cfg.model, ready.ids.widths, rows,
-                    features=0 if features is None else features.shape[1]))
-                found.positions.append(int((rows["segments"] > 0).sum()))
-                found.targets.append(int(rows["target_mask"].sum()))
-            advance(1)
+    found, compiling = _time(made, rows_of, cfg.model, ready.ids.widths, steps)
     gemm = max(gemm, profiling.matmul_peak(cfg.model.dtype)) * _products(mesh)
-    counted = float((compiled.cost_analysis() or {}).get("flops", 0.0)) * mesh.size
     on_cpu = mesh.devices.flat[0].platform == "cpu"  # whose peak is what was measured
     peak, origin = ((gemm, "measured") if on_cpu
                     else profiling.peak_of_all(cfg.model.dtype))
-    sizes = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    sizes = sum(leaf.size for leaf in jax.tree.leaves(made.state.params))
     return {
         "experiment": cfg.name, "parameters": sizes, "dtype": cfg.model.dtype,
         "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
         "mesh": {axis: size for axis, size in mesh.shape.items() if size > 1},
-        "rows": pipeline.batch, "row_length": int(first["items"].shape[1]),
+        "rows": rows_of.pipeline.batch,
+        "row_length": int(made.batch["items"].shape[1]),
         "steps": steps, "compile_seconds": compiling,
-        **summary(found, source_rows=int(first["items"].size), counted=counted,
-                  peak=peak, gemm=gemm, cfg=cfg.model,
+        "attention": dataclasses.asdict(attention_path(
+            cfg.model, mesh.devices.flat[0].platform)),
+        **summary(found, peak=peak, gemm=gemm, cfg=cfg.model,
                   levels=len(ready.ids.widths)),
         "peak_origin": origin, "meaning": MEANING}
+
+
+def _time(made: Setup, rows_of: Feed, cfg: ModelConfig, widths: tuple[int, ...],
+          steps: int) -> tuple[Steps, float]:
+    """Times steps; also the seconds in which their programs were compiled."""
+    features = made.catalogue.tables.features
+    programs: dict[tuple[int, ...], Any] = {}  # by shape: rows may differ in length
+    state, found, compiling = made.state, Steps(), 0.0
+    with progress.bar("timing steps", WARM_UP + steps) as advance:
+        for number in range(WARM_UP + steps):
+            begin = time.perf_counter()
+            rows = next(rows_of.batches)
+            batch = jax.block_until_ready(parallel.global_batch(rows, made.mesh))
+            waiting = time.perf_counter() - begin
+            shape = batch["segments"].shape
+            if shape not in programs:
+                begin = time.perf_counter()
+                programs[shape] = made.compile(batch)
+                compiling += time.perf_counter() - begin
+            compiled, begin = programs[shape], time.perf_counter()
+            state, figures = compiled(state, batch, made.catalogue)
+            jax.block_until_ready(figures)
+            if number >= WARM_UP:
+                found.seconds.append(waiting + time.perf_counter() - begin)
+                found.waiting.append(waiting)
+                found.flops.append(batch_flops(
+                    cfg, widths, rows,
+                    features=0 if features is None else features.shape[1]))
+                found.counted.append(made.mesh.size * float(
+                    (compiled.cost_analysis() or {}).get("flops", 0.0)))
+                found.places.append(math.prod(shape))
+                found.positions.append(int(figures["positions"]))
+                found.targets.append(int(figures["targets"]))
+            advance(1)
+    return found, compiling
 
 
 def _products(mesh: jax.sharding.Mesh) -> int:
@@ -127,14 +140,12 @@ def _products(mesh: jax.sharding.Mesh) -> int:
     return 1 if mesh.devices.flat[0].platform == "cpu" else mesh.size
 
 
-def summary(found: Steps, *, source_rows: int, counted: float, peak: float, gemm: float,
-            cfg: ModelConfig, levels: int) -> dict[str, Any]:
+def summary(found: Steps, *, peak: float, gemm: float, cfg: ModelConfig, levels: int
+            ) -> dict[str, Any]:
     """Figures of timed steps.
 
     Args:
       found: what was timed.
-      source_rows: positions of a batch with its padding.
-      counted: FLOPs of a step on all devices as XLA counts them.
       peak: FLOP/s of all devices together.
       gemm: the same, the best rate of a matrix product seen in this run.
       cfg: the network.
@@ -144,7 +155,8 @@ def summary(found: Steps, *, source_rows: int, counted: float, peak: float, gemm
       "step_seconds" (median and quartiles), "mfu", "hardware_flops_share",
       "gemm_share", "padding_share", "waiting_share" and rates each second.
     """
-    seconds = statistics.median(found.seconds)
+    alike = len(set(found.places)) == 1
+    seconds = (statistics.median if alike else statistics.mean)(found.seconds)
     low, high = np.quantile(found.seconds, (0.25, 0.75)).tolist()
     needed = 3 * statistics.mean(one.total for one in found.flops)
     positions = statistics.mean(found.positions)
@@ -152,11 +164,12 @@ def summary(found: Steps, *, source_rows: int, counted: float, peak: float, gemm
     wide = 2 if cfg.dtype == "bfloat16" else 4
     rows_read = positions * (levels + cfg.item_embedding) + targets * (levels - 1)
     return {
-        "step_seconds": {"median": seconds, "low": low, "high": high},
+        "step_seconds": {"median": statistics.median(found.seconds), "low": low,
+                         "high": high},
         "mfu": profiling.mfu(needed, seconds, devices=1, peak=peak),
         "gemm_share": profiling.mfu(needed, seconds, devices=1, peak=gemm),
-        "hardware_flops_share": counted / (seconds * peak),
-        "padding_share": 1 - positions / source_rows,
+        "hardware_flops_share": statistics.mean(found.counted) / (seconds * peak),
+        "padding_share": 1 - sum(found.positions) / sum(found.places),
         "waiting_share": statistics.median(found.waiting) / seconds,
         "model_flops": {name: 3 * statistics.mean(getattr(one, name)
                                                   for one in found.flops)
@@ -168,7 +181,8 @@ def summary(found: Steps, *, source_rows: int, counted: float, peak: float, gemm
 
 
 MEANING = {
-    "mfu": "model_flops.total / (step_seconds.median x peak_flops)",
+    "mfu": "model_flops.total / (step_seconds.median x peak_flops); where rows differ "
+           "in length, their mean stands for the median",
     "model_flops": "of one step, three forward passes: products on real positions, "
                    "causal attention at or before the query; look-ups, norms, "
                    "padding, optimiser and rematerialisation 0",
@@ -177,7 +191,9 @@ MEANING = {
     "gemm_share": "as mfu, against gemm_flops",
     "hardware_flops_share": "as mfu, with the FLOPs that XLA counts in the compiled "
                             "step: padding and rematerialisation too; fused kernels "
-                            "that XLA does not look into count 0",
+                            "that XLA does not look into count 0, the layers of a "
+                            "loop (model.scan) once",
+    "attention": "how attention is computed, and why (model.attention)",
     "padding_share": "positions of a batch that hold no event",
     "waiting_share": "of a step's time until its batch lay on the devices",
     "tokens_per_second": "real positions of the encoder",

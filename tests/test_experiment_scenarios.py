@@ -14,13 +14,12 @@ from flax import linen as nn
 from oxyrec_jax import metrics
 from oxyrec_jax.data import dataset as datasets
 from oxyrec_jax.data import schema
-from oxyrec_jax.data.pipeline import TrainSource
 from oxyrec_jax.data.prepare import DataConfig
 from oxyrec_jax.data.readers.tables import ItemColumns, TableColumns
 from oxyrec_jax.models.generator import Generator
 from oxyrec_jax.models.instructions import InstructionConfig
 from oxyrec_jax.report import write_scenario_page
-from oxyrec_jax.train import beginning, loop
+from oxyrec_jax.train import beginning, loop, setup
 from oxyrec_jax.train.parameters import read_params, write_params
 
 _FILE = pathlib.Path(__file__).parents[1] / "experiments" / "scenarios.py"
@@ -84,8 +83,7 @@ def drawn(model, dataset, catalogue, cfg, folder, *, seed, start=None, **_):
                 "model": dataclasses.asdict(model.cfg)}
     beginning.check_same_run(folder / "run.json", settings, {})
     if not (folder / "best").exists():
-        batch = TrainSource(dataset, loop.with_columns(cfg.pipeline, model, dataset),
-                            seed=seed)[0]
+        batch = setup.feed(model, dataset, cfg.pipeline, seed=seed).example
         shapes = nn.meta.unbox(jax.eval_shape(
             lambda: model.init(jax.random.key(0), batch, catalogue.tables)["params"]))
         rng = np.random.default_rng(cfg.steps)

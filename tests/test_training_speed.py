@@ -11,11 +11,10 @@ from oxyrec_jax.models.flops import ForwardFlops
 def test_figures_by_hand():
     timed = training_speed.Steps(
         seconds=[2.0, 4.0, 8.0], waiting=[1.0, 1.0, 1.0],
-        flops=[ForwardFlops(6.0, 3.0, 1.0)] * 3, positions=[60, 90, 90],
-        targets=[40, 40, 40])
+        flops=[ForwardFlops(6.0, 3.0, 1.0)] * 3, counted=[90.0] * 3,
+        places=[100] * 3, positions=[60, 90, 90], targets=[40, 40, 40])
     found = training_speed.summary(
-        timed, source_rows=100, counted=90.0, peak=10.0, gemm=8.0,
-        cfg=tiny_world.SMALL, levels=3)
+        timed, peak=10.0, gemm=8.0, cfg=tiny_world.SMALL, levels=3)
     assert found["mfu"] == 3 * 10 / (4 * 10)
     assert found["gemm_share"] == 3 * 10 / (4 * 8)
     assert found["hardware_flops_share"] == 90 / (4 * 10)

@@ -23,7 +23,8 @@ much the target's behaviour and scenario count in training.
 
 Mode "packed" (causal encoder): windows share rows, J = L, the target of position j is
 the event after it. Mode "last" (bidirectional encoder): one target for each row, J = 1,
-with its most recent events. Either way each training target is supervised exactly once
+with its most recent events; with buckets of lengths L differs from batch to batch,
+and only then. Either way each training target is supervised exactly once
 in an epoch. Mode "requests" (ranking model): one request for each row with all items
 that it showed, see `request_rows`.
 """
@@ -53,6 +54,10 @@ class Pipeline:
       row_length: L of mode "packed", at least `history`; longer rows pack tighter.
       mode: "packed", "last" or "requests"; in the last every item shown counts 1,
         whatever the weights of behaviours.
+      buckets: in mode "last", lengths below `history`, rising. A batch then holds
+        histories of like lengths, its rows as long as the shortest of these, or
+        `history`, that takes them: less padding, one compiled step for each length.
+        Empty: all rows have `history` positions.
       long: in mode "last", how many events before the recent history are put into
         the batch too, as `long_items`.
       columns: side columns to put into the batch.
@@ -71,6 +76,7 @@ class Pipeline:
     history: int = 20  # as in the P1 literature (benchmarks: history <= 20)
     row_length: int = 64  # ours: Beauty packs to 99 % fill
     mode: str = "packed"
+    buckets: tuple[int, ...] = ()
     long: int = 0
     columns: tuple[str, ...] = ()
     behaviour_weights: Mapping[str, float] = dataclasses.field(  # OxygenREC-v2
@@ -98,6 +104,12 @@ class Pipeline:
         if self.mode == "packed" and self.row_length < self.history:
             raise InputError(f"pipeline.row_length is {self.row_length}, less than "
                              f"pipeline.history {self.history}; make it as large")
+        rising = (0, *self.buckets, self.history)
+        if self.buckets and (self.mode != "last" or any(
+                low >= high for low, high in zip(rising, rising[1:]))):
+            raise InputError(f"pipeline.buckets is {list(self.buckets)} and mode "
+                             f"{self.mode!r}; expected rising lengths from 1 to below "
+                             f"pipeline.history {self.history}, in mode 'last'")
         known = [*(name for name in schema.COLUMNS if name != "item"), *event_rows.MADE]
         for field in ("behaviour_weights", "scenario_weights"):
             for name, weight in getattr(self, field).items():
@@ -120,6 +132,7 @@ class TrainSource:
       steps_per_epoch: batches in which each training target appears exactly once.
       targets_per_epoch: how many targets that is.
       fill: share of the epoch's positions that hold an event.
+      longest: a step whose batch has the longest rows.
     """
 
     def __init__(self, dataset: Dataset, cfg: Pipeline, *, seed: int,
@@ -143,13 +156,15 @@ class TrainSource:
                              "equally; make it a multiple")
         rows = np.asarray(dataset.split("train"))
         plans: dict[str, Callable[..., row_plans.Plan]] = {
-            "packed": row_plans.Packed, "last": row_plans.Last,
+            "packed": row_plans.Packed,
+            "last": row_plans.Buckets if cfg.buckets else row_plans.Last,
             "requests": request_rows.Requests}
         self._plan = plans[cfg.mode](dataset, rows, cfg, seed)
         self._local = cfg.batch // process_count
         self._skip, self._batch = process_index * self._local, cfg.batch
         self.steps_per_epoch = -(-self._plan.rows // cfg.batch)
         self.targets_per_epoch = self._plan.targets
+        self.longest = self._plan.longest
         rows_made = self.steps_per_epoch * cfg.batch
         self.fill = self._plan.fill * self._plan.rows / rows_made
 

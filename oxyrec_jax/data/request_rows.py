@@ -76,6 +76,8 @@ class RequestRows:
 class Requests:
     """The epochs of the training requests; a `row_plans.Plan`."""
 
+    longest = 0
+
     def __init__(self, dataset: Dataset, rows: np.ndarray, cfg: "Pipeline", seed: int):
         found = load_impressions(dataset)
         found = found.take(split_impressions(dataset, found, "train"))

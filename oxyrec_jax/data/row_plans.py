@@ -44,12 +44,15 @@ class Plan(Protocol):
     rows: int
     targets: int
     fill: float
+    longest: int  # of an epoch's batches, one whose rows are the longest
 
     def make(self, epoch: int, first: int, count: int) -> Batch:
         """Makes rows `first <= r < first + count` of an epoch; empty past the last."""
 
 
 class Packed:
+    longest = 0
+
     def __init__(self, dataset: Dataset, rows: np.ndarray, cfg: "Pipeline", seed: int):
         self._events, self._seed = _events(dataset, cfg), seed
         self._width = cfg.row_length
@@ -92,6 +95,8 @@ class Packed:
 
 
 class Last:
+    longest = 0
+
     def __init__(self, dataset: Dataset, rows: np.ndarray, cfg: "Pipeline", seed: int):
         self._maker = OneTarget(dataset, rows, cfg)
         chosen = chosen_targets(dataset, cfg)
@@ -110,6 +115,47 @@ class Last:
         return self._maker.make(self._order(epoch)[first:first + count], count)
 
 
+class Buckets:
+    """Mode "last" with rows of like lengths in a batch, padded to those of a bucket.
+
+    An epoch is laid out bucket by bucket, the targets of each in random order, and cut
+    into batches; one that holds targets of two buckets has the longer rows. Then the
+    batches change places. How many there are of each length is the same in every epoch.
+    """
+
+    def __init__(self, dataset: Dataset, rows: np.ndarray, cfg: "Pipeline", seed: int):
+        self._maker, self._seed, self._batch = OneTarget(dataset, rows, cfg), seed, (
+            cfg.batch)
+        chosen = chosen_targets(dataset, cfg)
+        numbers = (np.arange(self._maker.targets) if chosen is None
+                   else np.flatnonzero(chosen))
+        lengths = self._maker.lengths(numbers)
+        edges = np.array([*cfg.buckets, cfg.history])
+        bucket = np.searchsorted(edges, lengths)  # the shortest that holds them
+        self._members = [numbers[bucket == place] for place in range(len(edges))]
+        self.targets = len(numbers)
+        steps = -(-self.targets // cfg.batch)
+        ends = np.cumsum([len(members) for members in self._members])
+        last = np.minimum((np.arange(steps) + 1) * cfg.batch, self.targets) - 1
+        self._widths = edges[np.searchsorted(ends, last, side="right")]
+        self.rows = steps * cfg.batch
+        self.fill = float(lengths.sum()) / (cfg.batch * int(self._widths.sum()))
+        self._order = functools.lru_cache(maxsize=2)(self._draw)
+        self.longest = int(np.argmax(self._widths[self._order(0)[1]]))
+
+    def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng([self._seed, epoch])
+        targets = np.concatenate([rng.permutation(one) for one in self._members])
+        return targets, rng.permutation(len(self._widths))
+
+    def make(self, epoch: int, first: int, count: int) -> Batch:
+        targets, order = self._order(epoch)
+        number, skip = divmod(first, self._batch)
+        begin = int(order[number]) * self._batch
+        chosen = targets[begin:begin + self._batch][skip:skip + count]
+        return self._maker.make(chosen, count, int(self._widths[order[number]]))
+
+
 class OneTarget:
     """Makes batches of one target for each row from targets by number."""
 
@@ -123,8 +169,8 @@ class OneTarget:
     def fill(self, numbers: np.ndarray | None = None) -> float:
         """Share of filled positions over all targets, or over some by number."""
         if numbers is not None:
-            used = np.minimum(self._places(numbers)[1], self._history)
-            return float(used.sum()) / (len(numbers) * self._history)
+            return float(self.lengths(numbers).sum()) / (
+                len(numbers) * self._history)
         low, high = self._split[:, 1], self._split[:, 2] - 1
         # Sum over p of min(p, history), in closed form for each row.
         bend = np.clip(self._history, low - 1, high)
@@ -132,19 +178,25 @@ class OneTarget:
         events = short + (high - bend) * self._history
         return float(events.sum()) / (self.targets * self._history)
 
+    def lengths(self, numbers: np.ndarray) -> np.ndarray:
+        """Events of the histories of targets by number."""
+        return np.minimum(self._places(numbers)[1], self._history)
+
     def _places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Row of the split and position in the sequence of targets by number."""
         row = np.searchsorted(self._ends, numbers, side="right")
         return row, self._split[row, 2] - (self._ends[row] - numbers)
 
-    def make(self, numbers: np.ndarray, count: int) -> Batch:
+    def make(self, numbers: np.ndarray, count: int, width: int = 0) -> Batch:
+        """Rows of `width` positions, which hold the histories; 0: of the longest."""
+        width = width or self._history
         row, position = self._places(numbers)
         length = np.minimum(position, self._history)
         target = self._base[row] + position
         used = len(numbers)
         batch = self._events.place(
-            count, self._history, start=target - length, length=length,
-            place=np.arange(used) * self._history,
+            count, width, start=target - length, length=length,
+            place=np.arange(used) * width,
             segment=np.ones(used, np.int32), fresh=None)
         batch["target_mask"] = np.arange(count)[:, None] < used
         batch["target_positions"] = np.zeros((count, 1), np.int32)

@@ -10,7 +10,7 @@ import logging
 import math
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,8 +19,7 @@ from jax.sharding import Mesh
 from oxyrec_jax import parallel, profiling, progress
 from oxyrec_jax.base import InputError
 from oxyrec_jax.checkpoint import Checkpoints, abstract_like
-from oxyrec_jax.data.pipeline import Pipeline, TrainSource, train_batches
-from oxyrec_jax.data.row_plans import weights_of
+from oxyrec_jax.data.pipeline import Pipeline, TrainSource
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.models.config import ModelConfig
 from oxyrec_jax.models.generator import Generator
@@ -30,6 +29,7 @@ from oxyrec_jax.train import beginning, parameters
 from oxyrec_jax.train import step as step_lib
 from oxyrec_jax.train.objective import ObjectiveConfig, supervised_loss
 from oxyrec_jax.train.run_log import RunLog
+from oxyrec_jax.train.setup import Setup, feed, set_up
 
 _log = logging.getLogger(__name__)
 Evaluate = Callable[[Any], Mapping[str, float]]
@@ -123,52 +123,44 @@ def train(model: Generator | Ranker, dataset: Dataset, catalogue: Catalogue,
       InputError: the folder holds a run of another configuration, `start` gives those
         of another network, or the loss is not finite: the message names the steps.
     """
-    mesh = parallel.make_mesh() if mesh is None else mesh
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"train": dataclasses.asdict(cfg),
                 "model": dataclasses.asdict(model.cfg),
                 "widths": list(model.widths), "seed": seed, **(more or {})}
     beginning.check_same_run(folder / "run.json", settings,
                              {"train": TrainConfig(), "model": ModelConfig()})
-    cfg = dataclasses.replace(cfg, pipeline=with_columns(cfg.pipeline, model, dataset))
-    batches = train_batches(
-        dataset, cfg.pipeline, seed=seed, process_index=jax.process_index(),
-        process_count=jax.process_count())
-    source = TrainSource(dataset, cfg.pipeline, seed=seed)
-    optimizer = step_lib.make_optimizer(cfg.optimizer, cfg.steps)
-    catalogue = jax.device_put(catalogue, parallel.replicated(mesh))
-    state, shardings = step_lib.init_state(
-        model, optimizer, parallel.global_batch(source[0], mesh), catalogue, mesh,
-        seed=seed, ema=bool(cfg.optimizer.ema))
-    step = step_lib.make_train_step(model, optimizer, cfg.optimizer, cfg.objective,
-                                    mesh, shardings, seed=seed, loss=loss)
+    rows = feed(model, dataset, cfg.pipeline, seed=seed)
+    made = set_up(model, rows.example, catalogue, cfg,
+                  parallel.make_mesh() if mesh is None else mesh, seed=seed, loss=loss)
+    state = made.state
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        run = _Run(cfg, folder, checkpoints, evaluate, source, flops_per_target,
+        run = _Run(cfg, folder, checkpoints, evaluate, rows.source, flops_per_target,
                    peak_flops)
         if checkpoints.latest() is not None:
-            state, facts = checkpoints.restore(abstract_like(state, shardings))
-            batches.set_state(facts["batches"])
+            state, facts = checkpoints.restore(abstract_like(state, made.shardings))
+            rows.batches.set_state(facts["batches"])
             run.resume(facts)
             _log.info("continuing %s after step %d", folder, run.done)
         else:
             run.log.truncate(0)
             if start is not None:
-                state = beginning.start_from(state, shardings, start(), cfg.start_from)
-        return run.until_done(state, batches, step, catalogue, mesh)
+                state = beginning.start_from(state, made.shardings, start(),
+                                             cfg.start_from)
+        return run.until_done(state, rows.batches, made)
 
 
-def with_columns(cfg: Pipeline, model: Generator | Ranker, dataset: Dataset
-                 ) -> Pipeline:
-    """The pipeline with the columns that the network and the loss read."""
-    columns = [*cfg.columns, *model.columns]
-    if cfg.mode != "requests" and not weights_of(dataset, cfg).even:
-        columns.append("weight")
-    if model.cfg.retrieval.events and cfg.mode != "last":
-        raise InputError("model.retrieval.events is "
-                         f"{model.cfg.retrieval.events}, which needs one target for "
-                         "each row; set train.pipeline.mode=last")
-    return dataclasses.replace(cfg, columns=tuple(dict.fromkeys(columns)),
-                               long=model.cfg.retrieval.events)
+class _Step(NamedTuple):
+    """What a step left for the log.
+
+    Attributes:
+      figures: of the step.
+      positions: of its batch, with padding.
+      timed: false where the step was compiled, which is not step time.
+    """
+
+    figures: dict[str, jax.Array]
+    positions: int
+    timed: bool
 
 
 class _Run:
@@ -182,7 +174,6 @@ class _Run:
         self.flops_per_target, self.peak_flops = flops_per_target, peak_flops
         self.done, self.best_step, self.best, self.stale = 0, 0, -math.inf, 0
         self.figures: dict[str, float] = {}
-        self.untimed = 0  # steps of this window that the clock left out
         self.clock = profiling.StepClock()
         self.log = RunLog(folder)
 
@@ -192,25 +183,29 @@ class _Run:
         self.figures = facts["figures"]
         self.log.truncate(self.done)
 
-    def until_done(self, state: step_lib.TrainState, batches: Any, step: step_lib.Step,
-                   catalogue: Catalogue, mesh: Mesh) -> Outcome:
+    def until_done(self, state: step_lib.TrainState, batches: Any, made: Setup
+                   ) -> Outcome:
         cfg = self.cfg
-        window: list[dict[str, jax.Array]] = []
-        compiled = False
+        window: list[_Step] = []
+        compiled: set[tuple[int, ...]] = set()  # shapes: rows may differ in length
         with progress.bar("training", cfg.steps) as advance, self.log:
             advance(self.done)
             while self.done < cfg.steps and not self._stopped_early():
-                batch = parallel.global_batch(next(batches), mesh)
-                if compiled:
-                    state, figures = step(state, batch, catalogue)
+                batch = parallel.global_batch(next(batches), made.mesh)
+                shape = batch["segments"].shape
+                timed = shape in compiled
+                if timed:
+                    state, figures = made.step(state, batch, made.catalogue)
                 else:  # compiling is not step time
+                    jax.block_until_ready([one.figures for one in window[-1:]])
                     with self.clock.paused():
-                        state, figures = step(state, batch, catalogue)
+                        state, figures = made.step(state, batch, made.catalogue)
                         jax.block_until_ready(figures)
-                    compiled, self.untimed = True, 1
-                    self.clock.restart()
+                    if not compiled:
+                        self.clock.restart()
+                    compiled.add(shape)
                 self.done += 1
-                window.append(figures)
+                window.append(_Step(figures, math.prod(shape), timed))
                 # A checkpoint closes the window too: a run that continues from it logs
                 # the same lines, and parameters that are not finite are never saved.
                 if self.done % cfg.log_every == 0 or self._saves():
@@ -271,8 +266,8 @@ class _Run:
                              f"{self.folder} and train again")
         return Outcome(params, self.best, self.best_step, self.done, self.figures)
 
-    def _log_window(self, window: list[dict[str, jax.Array]]) -> dict[str, float]:
-        rows = jax.device_get(window)
+    def _log_window(self, window: list["_Step"]) -> dict[str, float]:
+        rows = jax.device_get([one.figures for one in window])
         first = self.done - len(rows) + 1
         bad = [(first + place, name) for place, row in enumerate(rows)
                for name in ("loss", *row) if not np.isfinite(row[name])]
@@ -285,12 +280,13 @@ class _Run:
         counts = np.array([row["targets"] for row in rows], float)
         line = {name: float(np.average(np.array([row[name] for row in rows], float),
                                        weights=counts))
-                for name in rows[0] if name != "targets"}
+                for name in rows[0] if name not in ("targets", "positions")}
         # 0 where nothing but the compiling step stands in the window.
-        per_second = (float(counts[self.untimed:].sum())
-                      / max(self.clock.read(), 1e-9))
-        self.untimed = 0
+        timed = np.array([one.timed for one in window])
+        per_second = float(counts[timed].sum()) / max(self.clock.read(), 1e-9)
+        real = sum(float(row["positions"]) for row in rows)
         line |= {"targets/s": float(per_second), "fill": self.source.fill,
+                 "padding_share": 1 - real / sum(one.positions for one in window),
                  "epoch": self.done / self.source.steps_per_epoch,
                  "gflops": per_second * self.flops_per_target / 1e9,
                  "mfu": per_second * self.flops_per_target / self.peak_flops,

@@ -236,7 +236,7 @@ def make_train_step(model: nn.Module, optimizer: Optimizer, cfg: OptimizerConfig
     Returns:
       `(state, batch, catalogue) -> (state, figures)`. The state passed in is consumed.
       Figures are scalars: "loss" and its terms in nats per target, "targets",
-      "gradient_norm".
+      "positions" that hold an event, "gradient_norm".
     """
     if isinstance(model, Generator) and model.cfg.moe.experts:
         model = model.clone(mesh=mesh)
@@ -275,6 +275,7 @@ def make_train_step(model: nn.Module, optimizer: Optimizer, cfg: OptimizerConfig
         figures = {name: term.mean() for name, term in terms.items()}
         supervised = jnp.sum(batch["target_mask"], dtype=jnp.float32)
         figures |= {"loss": total.mean(), "targets": supervised,
+                    "positions": jnp.sum(batch["segments"] > 0, dtype=jnp.float32),
                     "gradient_norm": optax.tree.norm(gradient)}
         new = TrainState(state.step + 1, params, moments,
                          _averaged(state, params, cfg.ema))
