@@ -15,7 +15,8 @@ import os
 import pathlib
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import IO, Any
 
 import numpy as np
@@ -135,14 +136,35 @@ def write_bundle(
                                           allow_pickle=False)
         if write_files is not None:
             write_files(beside)
-        manifest = {"kind": kind, "version": version, **facts, "files": _list(beside)}
-        write_json(beside / MANIFEST, manifest)
+        manifest = seal(beside, kind=kind, version=version, facts=facts)
         _replace_folder(beside, target)
         return manifest
     except OSError as error:
         raise _write_error(target, error) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def seal(folder: pathlib.Path, *, kind: str, version: int,
+         facts: Mapping[str, Any] = MappingProxyType({}),
+         leave_out: Collection[str] = ()) -> dict[str, Any]:
+    """Makes a bundle of a folder that something else has filled.
+
+    Every file is flushed to disk and read once for its digest.
+
+    Args:
+      folder: the files; it stays where it is, so seal it before it gets its name.
+      kind, version, facts: as of `write_bundle`.
+      leave_out: names of files that are not listed, as something still changes them.
+
+    Returns:
+      The manifest, which is written too.
+    """
+    files = {name: entry for name, entry in _list(folder).items()
+             if name not in leave_out}
+    manifest = {"kind": kind, "version": version, **facts, "files": files}
+    write_json(folder / MANIFEST, manifest)
+    return manifest
 
 
 def read_manifest(
