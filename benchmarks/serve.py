@@ -1,19 +1,23 @@
 """Requests a second and milliseconds of `oxyrec serve`, under load that does not wait.
 
-    python benchmarks/serve.py --quick --json      # a small network, under a minute
+    python benchmarks/serve.py --quick --json      # a small network, a minute
     python benchmarks/serve.py                     # TIGER's size, four minutes
-    python benchmarks/serve.py --soak 30           # half an hour at half load: memory
+    python benchmarks/serve.py --soak 30           # half an hour: memory
 
 A server in a process of its own answers over HTTP on this machine: random weights,
 12,000 items of 4 codes out of 256 each (quick: 3), histories of 1 to 30 items, a fifth
-of the requests with a filter, 10 items asked for. This process asks; both share the
-cores.
+of the requests with a filter, 10 items asked for. The server is held to two cores. This
+process asks: from the other cores or, where there are none, from the same two; its
+requests are made in advance and its CPU is told.
 
 unloaded    one request at a time
-saturation  answers a second when 4 times the largest batch are always in flight
-loads       requests at the times of a Poisson process of 50, 80 and 95 % of saturation,
-            whether or not earlier ones were answered; latency counts from the time at
-            which the request was due, so that a client that falls behind hides nothing
+closed      answers a second when 4 times the largest batch are always in flight
+saturation  answers a second when requests come as a Poisson process of 1.1 times that
+loads       a Poisson process of 30, 50, 80 and 95 % of saturation, whether or not
+            earlier requests were answered; latency counts from the time at which the
+            request was due, so that a client that falls behind hides nothing
+ideal       the same Poisson process through a simulation whose only cost is the time
+            that each program takes alone: what queues alone make of these programs
 
 `p99_vs_unloaded_at_80` is the 99th percentile at 80 % over the median unloaded.
 `rss_growth_mb` is the server's resident memory at the end, less that after saturation
@@ -22,13 +26,18 @@ on once a second during the loads; `swap_ms` is the longest pause.
 """
 
 import argparse
-import asyncio
+import collections
 import dataclasses
+import heapq
+import itertools
 import json
 import os
 import pathlib
 import platform
 import random
+import re
+import select
+import socket
 import subprocess
 import sys
 import threading
@@ -53,7 +62,8 @@ from oxyrec_jax.serve.snapshot import Snapshot, make_snapshot  # noqa: E402
 from oxyrec_jax.tokenizer.catalogue import make_catalogue  # noqa: E402
 
 ITEMS, HISTORY, K = 12_000, 30, 10
-LOADS = (0.5, 0.8, 0.95)
+LOADS = (0.3, 0.5, 0.8, 0.95)
+FILTERED = 0.2  # of the requests
 TARGET = 3.0  # p99 at 80 % over unloaded
 TOKEN = "a-token-of-this-benchmark"
 TIGER = ModelConfig(width=128, heads=6, head_width=64, mlp_width=1024, encoder_layers=4,
@@ -68,12 +78,14 @@ def main() -> None:
         _serve(options)
         return
     print(f"device: {os.cpu_count()} cores, {platform.machine()}; Python "
-          f"{platform.python_version()}, JAX {jax.__version__}")
+          f"{platform.python_version()}, JAX {jax.__version__}; load "
+          f"{os.getloadavg()[0]:.1f}")
     network = "small network, 3 codes" if options.quick else "TIGER-size, 4 codes"
     print(f"shapes: {network} of 256 an item, {ITEMS:,} items, K = {options.beams}, "
-          f"batches of {options.batches}, histories of 1 to {HISTORY}; random weights")
+          f"batches of {options.batches}, {options.workers} at a time, histories of 1 "
+          f"to {HISTORY}; random weights")
     with _Process(options) as server:
-        found = asyncio.run(_measure(options, server))
+        found = _measure(options, server)
     if options.json:
         print(json.dumps(found))
 
@@ -84,63 +96,86 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", help="a small network, 4 s a load", **flag)
     parser.add_argument("--json", help="one JSON object as the last line", **flag)
     parser.add_argument("--soak", type=float, metavar="MINUTES",
-                        help="instead of the loads, half load for so long")
+                        help="instead of the loads, one rate for so long")
+    parser.add_argument("--rate", type=float, metavar="REQUESTS",
+                        help="a second, of a soak (half of saturation)")
     parser.add_argument("--seconds", type=float, help="of each load (30; quick: 4)")
     parser.add_argument("--beams", type=int, default=20)
-    parser.add_argument("--batches", type=int, nargs="+", help="(1 4 8; quick: 1 8)")
+    parser.add_argument("--batches", type=int, nargs="+", help="(1 2 4; quick: 1 2)")
+    parser.add_argument("--workers", type=int, default=2, help="batches at a time (2)")
+    parser.add_argument("--cores", type=int, default=2, help="of the server (2)")
     parser.add_argument("--server", help=argparse.SUPPRESS, **flag)
     options = parser.parse_args()
     options.seconds = options.seconds or (4 if options.quick else 30)
-    options.batches = options.batches or ([1, 8] if options.quick else [1, 4, 8])
+    options.batches = options.batches or ([1, 2] if options.quick else [1, 2, 4])
     return options
 
 
-async def _measure(options: argparse.Namespace, server: "_Process"
-                   ) -> dict[str, object]:
+def _measure(options: argparse.Namespace, server: "_Process") -> dict[str, object]:
     """All figures, printed as they come."""
     clients = _Clients(server.port)
-    await clients.one_by_one(30)  # warm-up
-    alone = await clients.one_by_one(100 if options.quick else 300)
+    clients.one_by_one(30)  # warm-up
+    alone = clients.one_by_one(100 if options.quick else 300)
     print(f"unloaded: p50 {_at(alone, 50):.2f} ms, p99 {_at(alone, 99):.2f} ms")
-    flight = 4 * options.batches[-1]
-    cpu, asked = server.cpu(), server.batches()[1]
-    saturation = await clients.closed(flight, options.seconds)
-    cpu = 1e3 * (server.cpu() - cpu) / max(1.0, server.batches()[1] - asked)
-    print(f"saturation: {saturation:.0f} requests/s with {flight} in flight, "
-          f"{cpu:.2f} ms of the server's CPU a request")
     found: dict[str, object] = {
-        "saturation_rps": round(saturation, 1), "cpu_ms_per_request": round(cpu, 3),
-        "unloaded_p50_ms": _at(alone, 50),
-        "unloaded_p99_ms": _at(alone, 99), "startup_seconds": server.startup,
+        "unloaded_p50_ms": _at(alone, 50), "unloaded_p99_ms": _at(alone, 99),
+        "startup_seconds": server.startup,
         "compiled": server.metric("oxyrec_compiled_programs")}
+    if options.soak and options.rate:
+        saturation = 2 * options.rate
+    else:
+        more, saturation = _saturation(options, clients, server)
+        found |= more
     before = server.rss()
     if options.soak:
-        found |= await _soak(clients, server, 0.5 * saturation, 60 * options.soak)
+        found |= _soak(clients, server, options.rate or 0.5 * saturation,
+                       60 * options.soak)
     else:
         for load in LOADS:
-            found |= await _load(clients, server, load, saturation, options.seconds)
-        ratio = clients.figures["p99_ms"][f"{LOADS[1]:.0%}"] / _at(alone, 50)
+            found |= _load(clients, server, load, saturation, options.seconds)
+        ratio = clients.figures["p99_ms"]["80%"] / _at(alone, 50)
+        ideal = _ideal(server, options.workers, _at(alone, 50))
         print(f"target: p99 at 80 % at most {TARGET:g} times unloaded; reached "
-              f"{ratio:.2f}")
+              f"{ratio:.2f}; queues alone make it {ideal:.2f}")
         found |= {"p99_vs_unloaded_at_80": round(ratio, 3),
+                  "ideal_p99_vs_unloaded_at_80": round(ideal, 3),
                   "rss_growth_mb": round(server.rss() - before, 2),
                   "swap_ms": max(server.pauses, default=0.0),
                   "swaps": len(server.pauses)}
         print(f"swap: {found['swaps']} times, {found['swap_ms']:.3f} ms at most; "
               f"memory grew by {found['rss_growth_mb']} MB")
     found["compiled_after"] = server.metric("oxyrec_compiled_programs")
-    await clients.close()
+    clients.close()
     return found
 
 
-async def _load(clients: "_Clients", server: "_Process", load: float, saturation: float,
-                seconds: float) -> dict[str, object]:
+def _saturation(options: argparse.Namespace, clients: "_Clients", server: "_Process"
+                ) -> tuple[dict[str, object], float]:
+    """Answers a second in a closed loop, and of a Poisson process of more than that."""
+    flight = 4 * options.batches[-1] * options.workers
+    cpu, own, asked = server.cpu(), time.process_time(), server.batches()[1]
+    closed = clients.closed(flight, options.seconds)
+    count = max(1.0, server.batches()[1] - asked)
+    cpu = 1e3 * (server.cpu() - cpu) / count
+    own = 1e3 * (time.process_time() - own) / count
+    spent, _, _, took = clients.poisson(1.1 * closed, options.seconds)
+    saturation = len(spent) / took
+    print(f"saturation: {closed:.0f} requests/s with {flight} in flight, "
+          f"{saturation:.0f}/s as they come; {cpu:.2f} ms of the server's CPU a "
+          f"request, {own:.2f} of the client's")
+    return {"saturation_rps": round(saturation, 1), "closed_rps": round(closed, 1),
+            "cpu_ms_per_request": round(cpu, 3),
+            "client_cpu_ms_per_request": round(own, 3)}, saturation
+
+
+def _load(clients: "_Clients", server: "_Process", load: float, saturation: float,
+          seconds: float) -> dict[str, object]:
     name, rate = f"{load:.0%}", load * saturation
     batches, asked = server.batches()
     stop = threading.Event()
     swaps = threading.Thread(target=server.keep_swapping, args=(stop,))
     swaps.start()
-    spent, waits, statuses, took = await clients.poisson(rate, seconds)
+    spent, waits, statuses, took = clients.poisson(rate, seconds)
     stop.set()
     swaps.join()
     after = server.batches()
@@ -158,101 +193,184 @@ async def _load(clients: "_Clients", server: "_Process", load: float, saturation
     return dict(clients.figures)
 
 
-async def _soak(clients: "_Clients", server: "_Process", rate: float, seconds: float
-                ) -> dict[str, object]:
-    print(f"soak: {rate:.0f}/s for {seconds / 60:g} minutes")
-    await clients.poisson(rate, 0.1 * seconds)
-    start, refused, count = server.rss(), 0, 0
-    worst = 0.0
-    for part in range(9):
-        spent, _, statuses, _ = await clients.poisson(rate, 0.1 * seconds)
+def _ideal(server: "_Process", workers: int, unloaded: float) -> float:
+    """p99 over unloaded at 80 % of a server whose only cost is its programs' time.
+
+    Poisson arrivals, the engine's choice of sizes, the same workers; what a request
+    takes beside its program when nothing else goes on is added to each.
+    """
+    costs = server.costs()
+    least = min(costs[False].values())
+    rate = 0.8 * workers * max(size / cost for size, cost in costs[False].items())
+    rng = np.random.default_rng(0)
+    arrivals = np.cumsum(rng.exponential(1 / rate, 20_000))
+    kinds = (rng.random(len(arrivals)) < FILTERED).tolist()
+    waiting: dict[bool, list[int]] = {False: [], True: []}
+    free, spent, came = [0.0] * workers, np.zeros(len(arrivals)), 0
+    while came < len(arrivals) or waiting[False] or waiting[True]:
+        now = heapq.heappop(free)
+        if not waiting[False] and not waiting[True]:
+            now = max(now, arrivals[came])
+        while came < len(arrivals) and arrivals[came] <= now:
+            waiting[kinds[came]].append(came)
+            came += 1
+        kind = min((kind for kind in waiting if waiting[kind]),
+                   key=lambda kind: waiting[kind][0])
+        mine = waiting[kind]
+        size = min(costs[kind], key=lambda size: costs[kind][size] / min(
+            size, len(mine)))
+        end = now + costs[kind][size]
+        spent[mine[:size]] = end - arrivals[mine[:size]]
+        del mine[:size]
+        heapq.heappush(free, end)
+    beside = max(0.0, unloaded / 1e3 - least)
+    return float((np.percentile(spent, 99) + beside) / (least + beside))
+
+
+def _soak(clients: "_Clients", server: "_Process", rate: float, seconds: float
+          ) -> dict[str, object]:
+    """A line a minute; growth counts from the end of the first tenth."""
+    print(f"soak: {rate:.0f}/s for {seconds / 60:g} minutes", flush=True)
+    parts = max(10, round(seconds / 60))
+    start, first, refused, count, worst = 0.0, max(1, parts // 10), 0, 0, 0.0
+    sizes = []
+    for part in range(parts):
+        spent, _, statuses, _ = clients.poisson(rate, seconds / parts)
+        sizes.append(server.rss())
+        if part + 1 == first:
+            start = sizes[-1]
         worst = max(worst, _at(spent, 99))
         count += sum(statuses.values())
         refused += sum(statuses.values()) - statuses.get(200, 0)
-        print(f"soak: {0.1 * (part + 2):.0%}, p99 {_at(spent, 99):.2f} ms, "
-              f"{server.rss():.1f} MB")
-    return {"rss_growth_mb": round(server.rss() - start, 2),
-            "soak_minutes": seconds / 60, "soak_requests": count,
-            "soak_refused": refused, "soak_p99_ms": worst}
+        print(f"soak: {seconds * (part + 1) / parts / 60:.1f} min, {count:,} requests, "
+              f"{refused} refused, p99 {_at(spent, 99):.2f} ms, {sizes[-1]:.1f} MB, "
+              f"load {os.getloadavg()[0]:.1f}", flush=True)
+    later = np.arange(first, parts) * seconds / parts / 60
+    slope = float(np.polyfit(later, sizes[first:], 1)[0]) if len(later) > 1 else 0.0
+    return {"rss_growth_mb": round(sizes[-1] - start, 2), "rss_mb": sizes,
+            "rss_mb_per_hour": round(60 * slope, 2), "soak_minutes": seconds / 60,
+            "soak_rate": rate, "soak_requests": count, "soak_refused": refused,
+            "soak_p99_ms": worst}
+
+
+@dataclasses.dataclass
+class _Connection:
+    """One that stays open; at most one request at a time goes over it."""
+
+    socket: socket.socket
+    due: float = 0.0
+    found: bytes = b""
 
 
 class _Clients:
-    """Connections that stay open, as many as there are requests in flight."""
+    """As many connections as there are requests in flight, on two threads at most."""
 
     def __init__(self, port: int):
-        self._port, self._free = port, []
-        self._rng = random.Random(0)
+        self._port, self._rng = port, random.Random(0)
+        self._free: collections.deque[_Connection] = collections.deque()
+        self._all: dict[int, _Connection] = {}
+        self._epoll = select.epoll()
+        self._requests = itertools.cycle([self._request() for _ in range(2_000)])
         self.figures: dict[str, dict[str, float]] = {}
 
-    async def one_by_one(self, count: int) -> list[float]:
+    def one_by_one(self, count: int) -> list[float]:
         """Milliseconds of each request."""
         spent = []
         for _ in range(count):
-            start = time.perf_counter()
-            await self.ask()
-            spent.append(1e3 * (time.perf_counter() - start))
+            self._send(time.perf_counter())
+            while not (found := self._receive(60)):
+                pass
+            spent.append(found[0][0])
         return spent
 
-    async def closed(self, flight: int, seconds: float) -> float:
+    def closed(self, flight: int, seconds: float) -> float:
         """Answers a second with so many in flight."""
-        done, end = 0, time.perf_counter() + seconds
-
-        async def keep_asking() -> None:
-            nonlocal done
-            while time.perf_counter() < end:
-                status, _ = await self.ask()
-                done += status == 200
         start = time.perf_counter()
-        await asyncio.gather(*(keep_asking() for _ in range(flight)))
+        for _ in range(flight):
+            self._send(start)
+        left, done = flight, 0
+        while left:
+            for _, status, _ in self._receive(60):
+                left, done = left - 1, done + (status == 200)
+                if (now := time.perf_counter()) < start + seconds:
+                    self._send(now)
+                    left += 1
         return done / (time.perf_counter() - start)
 
-    async def poisson(self, rate: float, seconds: float) -> tuple[
+    def poisson(self, rate: float, seconds: float) -> tuple[
             list[float], list[float], dict[int, int], float]:
         """Milliseconds from due to answered and in the queue; statuses; seconds."""
         spent: list[float] = []
         waits: list[float] = []
-        statuses: dict[int, int] = {}
-        tasks = set()
+        statuses: collections.Counter[int] = collections.Counter()
+        start, dues = time.perf_counter(), []
+        due = start + self._rng.expovariate(rate)
+        while due < start + seconds:
+            dues.append(due)
+            due += self._rng.expovariate(rate)
 
-        async def one(due: float) -> None:
-            status, queue = await self.ask()
-            statuses[status] = statuses.get(status, 0) + 1
-            if status == 200:
-                spent.append(1e3 * (time.perf_counter() - due))
-                waits.append(queue)
-        start = due = time.perf_counter()
-        while (due := due + self._rng.expovariate(rate)) < start + seconds:
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            tasks.add(task := asyncio.create_task(one(due)))
-            task.add_done_callback(tasks.discard)
-        await asyncio.gather(*tasks)
+        def send() -> None:
+            for due in dues:
+                time.sleep(max(0.0, due - time.perf_counter()))
+                self._send(due)
+        sender = threading.Thread(target=send)
+        sender.start()
+        while sum(statuses.values()) < len(dues):
+            for milliseconds, status, queue in self._receive(1):
+                statuses[status] += 1
+                if status == 200:
+                    spent.append(milliseconds)
+                    waits.append(queue)
+        sender.join()
         return spent, waits, statuses, time.perf_counter() - start
 
-    async def ask(self) -> tuple[int, float]:
-        """One request: its status and its milliseconds in the queue."""
+    def close(self) -> None:
+        """Closes the connections."""
+        for connection in self._all.values():
+            connection.socket.close()
+        self._epoll.close()
+
+    def _send(self, due: float) -> None:
+        if self._free:
+            connection = self._free.pop()
+        else:
+            made = socket.create_connection(("127.0.0.1", self._port))
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = self._all[made.fileno()] = _Connection(made)
+            self._epoll.register(made.fileno(), select.EPOLLIN)
+        connection.due = due
+        connection.socket.sendall(next(self._requests))
+
+    def _receive(self, patience: float) -> list[tuple[float, int, float]]:
+        """Milliseconds, status and milliseconds in the queue of what has come."""
+        done = []
+        for number, _ in self._epoll.poll(patience):
+            connection = self._all[number]
+            connection.found += (part := connection.socket.recv(65_536))
+            if not part:
+                raise SystemExit("the server closed a connection that it had to answer")
+            head, end, body = connection.found.partition(b"\r\n\r\n")
+            length = head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]
+            if not end or len(body) < int(length):
+                continue
+            status, queue = int(head[9:12]), 0.0
+            if status == 200:
+                queue = float(body.partition(b'"queue_ms":')[2].split(b",")[0])
+            done.append((1e3 * (time.perf_counter() - connection.due), status, queue))
+            connection.found = b""
+            self._free.append(connection)
+        return done
+
+    def _request(self) -> bytes:
         rng = self._rng
         body: dict[str, object] = {"k": K, "deadline_ms": 5_000, "history": [
             f"item-{rng.randrange(ITEMS)}" for _ in range(rng.randint(1, HISTORY))]}
-        if rng.random() < 0.2:
+        if rng.random() < FILTERED:
             body["filters"] = {"exclude_history": True,
                                "deny_items": [f"item-{rng.randrange(ITEMS)}"]}
         data = json.dumps(body).encode()
-        reader, writer = (self._free.pop() if self._free else
-                          await asyncio.open_connection("127.0.0.1", self._port))
-        writer.write(b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\ncontent-type: "
-                     b"application/json\r\ncontent-length: %d\r\n\r\n" % len(data)
-                     + data)
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
-        answer = json.loads(await reader.readexactly(length))
-        self._free.append((reader, writer))
-        status = int(head[9:12])
-        return status, answer["timing"]["queue_ms"] if status == 200 else 0.0
-
-    async def close(self) -> None:
-        """Closes the connections."""
-        for _, writer in self._free:
-            writer.close()
+        return (b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\ncontent-type: "
+                b"application/json\r\ncontent-length: %d\r\n\r\n" % len(data) + data)
 
 
 class _Process:
@@ -260,14 +378,18 @@ class _Process:
 
     def __init__(self, options: argparse.Namespace):
         self._words = [sys.executable, __file__, "--server", "--beams",
-                       str(options.beams), "--batches", *map(str, options.batches),
+                       str(options.beams), "--workers", str(options.workers),
+                       "--batches", *map(str, options.batches),
                        *(["--quick"] if options.quick else [])]
-        self.port, self.startup = 0, 0.0
+        self.port, self.startup, self._cores = 0, 0.0, options.cores
         self.pauses: list[float] = []
 
     def __enter__(self) -> "_Process":
         start = time.perf_counter()
         self._process = subprocess.Popen(self._words, stdout=subprocess.PIPE, text=True)
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(self._process.pid, cores[:self._cores])
+        os.sched_setaffinity(0, cores[self._cores:] or cores)
         assert self._process.stdout is not None
         self.port = int(self._process.stdout.readline())
         while True:
@@ -300,6 +422,15 @@ class _Process:
         lines = self._get("/metrics").splitlines()
         return next(float(line.split()[-1]) for line in lines
                     if line.startswith(f"{name} "))
+
+    def costs(self) -> dict[bool, dict[int, float]]:
+        """Seconds of the program of each size, without and with filters."""
+        found: dict[bool, dict[int, float]] = {False: {}, True: {}}
+        for labels, value in re.findall(r"^oxyrec_program_seconds\{(.*)\} (\S+)$",
+                                        self._get("/metrics"), re.MULTILINE):
+            named = dict(re.findall(r'(\w+)="(\d+)"', labels))
+            found[named["filtered"] == "1"][int(named["batch"])] = float(value)
+        return found
 
     def batches(self) -> tuple[float, float]:
         """Batches so far, and the requests in them."""
@@ -345,7 +476,8 @@ def _serve(options: argparse.Namespace) -> None:
             version, model, params, catalogue, leaves, item_ids=names, titles=names,
             codes=codes, vectors=vectors, at_least=before)
     engine = Engine(snapshot("a"), Programs(Sizes(
-        tuple(options.batches), (HISTORY,), options.beams)), queue=1_000)
+        tuple(options.batches), (HISTORY,), options.beams), alone=options.workers > 1),
+        queue=1_000, workers=options.workers)
     other = snapshot("b", engine.live.snapshot)
     nobody = People(types.SimpleNamespace(profiles=None),  # type: ignore[arg-type]
                     {}, np.zeros(1), {}, (), (), 0)

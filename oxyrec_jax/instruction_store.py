@@ -17,7 +17,7 @@ from oxyrec_jax.data.instruction_table import InstructionTable
 from oxyrec_jax.thinking.opening import StoreConfig, open_store
 from oxyrec_jax.thinking.reading import Reader
 from oxyrec_jax.thinking.recording import Recorded, Sink, read_history
-from oxyrec_jax.thinking.store import Source, Store, age_histogram
+from oxyrec_jax.thinking.store import Instructions, Source, Store, age_histogram
 from oxyrec_jax.tokenizer import embeddings
 from oxyrec_jax.user_states import request_times
 from oxyrec_jax.workspace import Workspace
@@ -178,13 +178,19 @@ def read_one(space: Workspace, user: str) -> Read:
                 found = reader.get_many([user], cfg.served)
     except InputError as error:  # a damaged file; a server is only met by the reader
         return Read(nothing, told | {"why": str(error)})
-    source = Source(int(found.sources[0]))
+    told |= tell(found, 0)
+    return Read(found.vectors[0] if told["source"] == "store" else nothing, told)
+
+
+def tell(found: Instructions, row: int) -> dict[str, object]:
+    """For people: where a text came from, the text, its version and age; or why it is
+    the default."""
+    source = Source(int(found.sources[row]))
     if source is not Source.STORED:
-        return Read(nothing, told | {"why": source.name.lower()})
-    return Read(found.vectors[0], told | {
-        "source": "store", "text": str(found.texts[0]),
-        "version": int(found.versions[0]),
-        "age_seconds": round(float(found.ages[0]), 1)})
+        return {"source": "default", "text": "", "why": source.name.lower()}
+    return {"source": "store", "text": str(found.texts[row]),
+            "version": int(found.versions[row]),
+            "age_seconds": round(float(found.ages[row]), 1)}
 
 
 def _table(texts: Sequence[str], vectors: np.ndarray, row: np.ndarray,

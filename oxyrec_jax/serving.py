@@ -5,32 +5,35 @@
 
 import dataclasses
 import logging
+import os
 import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from oxyrec_jax import artifacts
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data.pipeline import asked_behaviour
-from oxyrec_jax.instruction_store import Encoder, is_missing, open_live
+from oxyrec_jax.instruction_store import Encoder, is_missing, open_live, tell
 from oxyrec_jax.ready import Ready, load, parameters
 from oxyrec_jax.serve.engine import Engine
 from oxyrec_jax.serve.front import Front, Limits
+from oxyrec_jax.serve.history_cache import HistoryCache
 from oxyrec_jax.serve.people import open_people
 from oxyrec_jax.serve.process import Listening, listen, read_token, run
 from oxyrec_jax.serve.programs import Programs, Sizes
 from oxyrec_jax.serve.snapshot import Snapshot, make_snapshot
 from oxyrec_jax.thinking.reading import Reader
-from oxyrec_jax.thinking.store import Source
 from oxyrec_jax.tokenizer import sid_table
 from oxyrec_jax.workspace import Workspace, check_run, need
 
 TOKEN, ADMIN_TOKEN = "OXYREC_SERVE_TOKEN", "OXYREC_SERVE_ADMIN_TOKEN"
 _KINDS = ("category", "brand")  # columns of the item table that filters may name
 _SPARE = 0.125  # share of rows for items that come while the server runs
+_WORKERS = 4  # at most, on a CPU: they share one interpreter; ours
 _AGAIN = 10.0  # seconds after which a store that was not there is looked for again
 _log = logging.getLogger(__name__)
 
@@ -44,6 +47,9 @@ class Serving:
       batches: sizes of batches.
       lengths: sizes of histories; empty: a quarter of the experiment's and all of it.
       queue: requests that may wait.
+      workers: batches that are computed at the same time; 0: on a CPU one for each
+        core, at most 4, elsewhere one.
+      history_cache: bytes of encoded histories that are kept; 0: none are.
       limits: of one request; tokens are read elsewhere.
       token_file, admin_token_file: in place of the environment variables.
       seed: whose run answers; None: the experiment's first.
@@ -53,6 +59,8 @@ class Serving:
     batches: tuple[int, ...] = (1, 4, 16)
     lengths: tuple[int, ...] = ()
     queue: int = 256
+    workers: int = 0
+    history_cache: int = 0
     limits: Limits = Limits()
     token_file: pathlib.Path | None = None
     admin_token_file: pathlib.Path | None = None
@@ -106,6 +114,10 @@ class Opened:
             ready.dataset, space.cfg.instructions.behaviour))
         self._texts = (_Texts(space) if "target_instruction" in
                        ready.model.cfg.instructions.reads else None)
+        if cfg.history_cache and ready.model.cfg.decoding != "sequential":
+            raise InputError("--history-cache: a network of model.decoding="
+                             f"{ready.model.cfg.decoding} looks at the history once "
+                             "for each search, and keeps nothing; leave it out")
         lengths = cfg.lengths or tuple(sorted({-(-self.most // 4), self.most}))
         if lengths[-1] != self.most:
             raise InputError(f"--lengths {' '.join(map(str, lengths))}: the last must "
@@ -113,11 +125,14 @@ class Opened:
                              )
         sizes = Sizes(cfg.batches, lengths, space.cfg.beams)
         known = ready.dataset.profiles
+        workers = cfg.workers or workers_here()
         programs = Programs(
             sizes, profile=0 if known is None else known.rows.shape[1],
-            text=0 if self._texts is None else self._texts.dimension)
+            text=0 if self._texts is None else self._texts.dimension,
+            alone=workers > 1, keeps=cfg.history_cache > 0)
         self.engine = Engine(
             _snapshot(space, ready, self._seed), programs, queue=cfg.queue,
+            workers=workers, cache=HistoryCache(cfg.history_cache),
             read_texts=None if self._texts is None else self._texts.read)
 
     def reload(self, at_least: Snapshot) -> Snapshot:
@@ -134,6 +149,13 @@ class Opened:
         """Lets go of the instruction store."""
         if self._texts is not None:
             self._texts.close()
+
+
+def workers_here() -> int:
+    """How many batches are computed at the same time unless somebody says so."""
+    if jax.default_backend() != "cpu":
+        return 1
+    return min(_WORKERS, len(os.sched_getaffinity(0)))
 
 
 def _snapshot(space: Workspace, ready: Ready, seed: int,
@@ -198,14 +220,9 @@ class _Texts:
             return vectors, told
         found = reader.get_many([str(users[place]) for place in wanted], self._kind)
         for row, place in enumerate(wanted):
-            source = Source(int(found.sources[row]))
-            told[place]["why"] = source.name.lower()
-            if source is Source.STORED:
+            told[place] = tell(found, row)
+            if told[place]["source"] == "store":
                 vectors[place] = found.vectors[row]
-                told[place] = {
-                    "source": "store", "text": str(found.texts[row]),
-                    "version": int(found.versions[row]),
-                    "age_seconds": round(float(found.ages[row]), 1)}
         return vectors, told
 
     def close(self) -> None:

@@ -42,6 +42,12 @@ class Serve(Verb):
         "each.")] = ()
     queue: Annotated[int, arg(help="Requests that may wait; the next one gets 429.")
                      ] = 256
+    workers: Annotated[int, arg(
+        help_behavior_hint="(default: on a CPU one for each core, at most 4, elsewhere "
+        "one)", help="Batches that are computed at the same time.")] = 0
+    history_cache: Annotated[float, arg(
+        metavar="MIB", help="Memory of the device for encoded histories, for users who "
+        "ask again before they do something new; 0 keeps none.")] = 0.0
     deadline_ms: Annotated[float, arg(
         help="After which an answer is of no use, where a request does not say.")
         ] = 1_000.0
@@ -73,13 +79,15 @@ class Serve(Verb):
                 raise InputError(f"--{name} {' '.join(map(str, sizes))}: expected "
                                  "ascending numbers from 1")
         for name, least in (("queue", 1), ("body_limit", 1), ("deadline_ms", 1),
-                            ("idle", 0.1), ("grace", 0), ("drain", 0), ("port", 0)):
+                            ("workers", 0), ("history_cache", 0), ("idle", 0.1),
+                            ("grace", 0), ("drain", 0), ("port", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: "
                                  f"expected at least {least}")
         return serving.serve(self.space(), serving.Serving(
             Listening(self.host, self.port, idle=self.idle, grace=self.grace,
                       drain=self.drain),
-            self.batches, self.lengths, self.queue,
+            self.batches, self.lengths, self.queue, self.workers,
+            round(self.history_cache * 2**20),
             Limits(self.deadline_ms / 1e3, self.body_limit, upload=self.idle),
             self.token_file, self.admin_token_file, self.seed))

@@ -47,6 +47,24 @@ StepFn = Callable[[Any, Array | None, int], tuple[Array, Any]]
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Level:
+    """What one level of a search kept and what it cut, best first.
+
+    Attributes:
+      codes: `[B, M + C, l + 1]` int32: prefixes in their order; -1 where there is none.
+      log_probs: `[B, M + C]` float32, nats, of the prefixes; -inf where there is none.
+      legal: `[B]` int32: how many there were to choose from.
+      kept: M, of how many the search went on; the others were cut.
+    """
+
+    codes: Array
+    log_probs: Array
+    legal: Array
+    kept: int = dataclasses.field(metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Beams:
     """The best semantic IDs of each request, best first; a dead place holds -1.
 
@@ -58,12 +76,14 @@ class Beams:
       bound: `[B]` float32, nats: no semantic ID that is missing here is more probable;
         -inf where nothing is missing. So the places above it hold the best of all, in
         their order, proven, whatever the width of the search.
+      levels: of each level what was kept and cut, where that was asked for.
     """
 
     codes: Array
     leaves: Array
     log_probs: Array
     bound: Array
+    levels: tuple[Level, ...] = ()
 
 
 def beam_search(
@@ -79,6 +99,7 @@ def beam_search(
     prefix: Array | None = None,
     diversity: Diversity | None = None,
     parts: int = 0,
+    cut: int = 0,
 ) -> Beams:
     """Finds the K semantic IDs of highest log-probability, level by level.
 
@@ -113,6 +134,8 @@ def beam_search(
       parts: from the third level on leave out beams of which only one semantic ID can
         come, whose children have probability 1 with "legal" wherever logits are finite,
         and run the others in so many parts (`scoring`). 0: run all.
+      cut: tell of each level what was kept and, at most so many, the best of what was
+        cut, in `levels`. 0: tell nothing.
 
     Returns:
       `Beams` of exactly K places.
@@ -120,7 +143,7 @@ def beam_search(
     Raises:
       ValueError: beams, batch or normalise make no sense, a shape is not as above, a
         level has 2**31 candidates (seen while tracing), groups do not divide the beams,
-        or there is both sampling and diversity.
+        or there is both sampling and diversity, or `cut` with one of them.
 
     Source: ours; scores over the legal set as in xGR, https://arxiv.org/abs/2512.11529.
     """
@@ -131,12 +154,14 @@ def beam_search(
     _check_ways(beams, batch, sampling, prefix, diversity, trie.depth)
     if parts < 0 or parts and normalise != "legal":
         raise ValueError(f"{parts=} with {normalise=}, expected 0, or 'legal'")
+    if cut < 0 or cut and (sampling is not None or diversity is not None):
+        raise ValueError(f"{cut=}, expected 0, or more in a plain search")
     _check_state(state, batch, 1)
     bound = jnp.full(batch, -jnp.inf, jnp.float32)
     nodes = jnp.zeros((batch, 1), jnp.int32)
     log_probs = ranks = jnp.zeros((batch, 1), jnp.float32)
     paths = jnp.zeros((batch, 1, 0), jnp.int32)
-    parents = nodes
+    parents, levels = nodes, []
     for level, width in enumerate(trie.widths):
         live = nodes.shape[1]
         next_codes, next_nodes, legal = children(trie, level, nodes, allowed=allowed)
@@ -161,7 +186,10 @@ def beam_search(
         last = level + 1 == trie.depth
         most = min(beams, live * slots, len(trie.codes[level]))
         if diversity is None:
-            chosen, left = _choose(order, scores, most, exact=sampling is None)
+            ranked, left = _choose(order, scores, most, cut, exact=sampling is None)
+            if cut:
+                levels.append(_tell(scores, next_codes, paths, ranked, most))
+            chosen = ranked[:, :most]
             if not last:
                 chosen = jnp.sort(chosen, axis=-1)  # by node: see Order above
             log_probs = _pick(scores, chosen)
@@ -181,7 +209,7 @@ def beam_search(
         jnp.pad(paths, [*missing, (0, 0)], constant_values=-1),
         jnp.pad(nodes, missing, constant_values=-1),
         jnp.pad(log_probs, missing, constant_values=-jnp.inf),
-        bound,
+        bound, tuple(levels),
     )
 
 
@@ -265,10 +293,11 @@ def _run(step_fn: StepFn, level: int, width: int, normalise: str,
     return (step if sampling is None else truncate(step, sampling)), state
 
 
-def _choose(order: Array, scores: Array, most: int, *, exact: bool
+def _choose(order: Array, scores: Array, most: int, cut: int, *, exact: bool
             ) -> tuple[Array, Array]:
-    """The flat indices `[B, K]` of the highest in order, and the best score `[B]` that
-    is left behind; `exact` where order and scores are the same.
+    """The flat indices `[B, most + cut]` of the highest in order, fewer where there are
+    no more, and the best score `[B]` of all but the first `most`; `exact` where order
+    and scores are the same.
 
     One flat selection: choosing within each beam first is 2 to 40 times slower on a CPU
     core (32 requests, K 10 to 256, 256 slots), because top_k of a row costs little more
@@ -276,11 +305,21 @@ def _choose(order: Array, scores: Array, most: int, *, exact: bool
     """
     flat = order.reshape(order.shape[0], math.prod(order.shape[1:]))
     if exact:
-        values, chosen = jax.lax.top_k(flat, min(most + 1, flat.shape[1]))
+        values, ranked = jax.lax.top_k(flat, min(most + max(cut, 1), flat.shape[1]))
         left = jnp.max(values[:, most:], axis=1, initial=-jnp.inf)
-        return chosen[:, :most], left
+        return ranked[:, :most + cut], left
     _, chosen = jax.lax.top_k(flat, most)
     return chosen, left_behind(scores, chosen)
+
+
+def _tell(scores: Array, codes: Array, paths: Array, ranked: Array, most: int) -> Level:
+    """What a level kept and cut, from flat indices `[B, M + C]` in order."""
+    log_probs = _pick(scores, ranked)
+    found = jnp.concatenate([_gather(paths, ranked // scores.shape[-1]),
+                             _pick(codes, ranked)[..., None]], axis=-1)
+    dead = log_probs == -jnp.inf
+    return Level(jnp.where(dead[..., None], -1, found), log_probs,
+                 jnp.sum(scores > -jnp.inf, axis=(1, 2), dtype=jnp.int32), most)
 
 
 def _follows(prefix: Array, codes: Array) -> Array:

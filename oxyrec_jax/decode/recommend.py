@@ -19,12 +19,26 @@ from oxyrec_jax.tokenizer.catalogue import Catalogue
 from oxyrec_jax.tokenizer.trie_filter import Filter
 
 
-@functools.partial(jax.jit, static_argnames=("model", "beams", "experts"))
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """What beams share of B histories, and of nothing else that a request says.
+
+    Attributes:
+      memory, allowed, state: as in `models.tables.Search`, B rows each.
+    """
+
+    memory: tuple[Any, ...]
+    allowed: Array
+    state: Array
+
+
+@functools.partial(jax.jit, static_argnames=("model", "beams", "experts", "cut"))
 def recommend(model: Generator, params: Any, batch: dict[str, Array],
               catalogue: Catalogue, *, beams: int, experts: bool = True,
               sampling: Sampling | None = None, allowed: Filter | None = None,
-              prefix: Array | None = None, diversity: Diversity | None = None
-              ) -> Beams:
+              prefix: Array | None = None, diversity: Diversity | None = None,
+              cut: int = 0, encoded: Encoded | None = None) -> Beams:
     """Finds the best semantic IDs for each history; one compiled program.
 
     Args:
@@ -38,7 +52,8 @@ def recommend(model: Generator, params: Any, batch: dict[str, Array],
       sampling: draw without replacement instead of taking the best.
       allowed: what each request may get; the answer is that of a catalogue from which
         all other items were retired.
-      prefix, diversity: as `beam_search` takes them.
+      prefix, diversity, cut: as `beam_search` takes them.
+      encoded: what `encode` made of the same histories; the encoder is then not run.
 
     Returns:
       `Beams`: exact log-probabilities over the legal semantic IDs, best first or in
@@ -51,14 +66,16 @@ def recommend(model: Generator, params: Any, batch: dict[str, Array],
         return model.apply({"params": params}, *args, **options)
 
     search = ask(used, catalogue.tables, method="start_search")
-    # a beam costs nothing where one pass serves all
-    parts = parts_of(beams) if len(model.passes) > 1 else 0
+    if encoded is not None:  # what the encoder would give is read by nothing: not run
+        search = dataclasses.replace(search, memory=encoded.memory,
+                                     allowed=encoded.allowed, state=encoded.state)
+    parts = 0 if search.ahead is not None else parts_of(beams)  # a beam is free there
     if model.cfg.experts == 1 or not experts:
         def step(past: Any, codes: Array | None, level: int) -> tuple[Array, Any]:
             return ask(search, past, codes, level, method="search_step")
         return beam_search(step, (), catalogue.trie, beams=beams, batch=size,
                            sampling=sampling, allowed=allowed, prefix=prefix,
-                           diversity=diversity, parts=parts)
+                           diversity=diversity, parts=parts, cut=cut)
 
     trie = catalogue.trie
     live = catalogue.tables.live  # [N], or [B, N] under a filter; None: all
@@ -95,7 +112,22 @@ def recommend(model: Generator, params: Any, batch: dict[str, Array],
 
     return beam_search(mixed_step, (), trie, beams=beams, batch=size,
                        sampling=sampling, allowed=allowed, prefix=prefix,
-                       diversity=diversity, parts=parts)
+                       diversity=diversity, parts=parts, cut=cut)
+
+
+def encode(model: Generator, params: Any, batch: dict[str, Array],
+           catalogue: Catalogue) -> Encoded:
+    """Runs the encoder alone, for `recommend` to search from later.
+
+    Raises:
+      ValueError: the network's decoder looks at the history before the search begins,
+        so that searches cannot begin from the encoder's output.
+    """
+    if model.cfg.decoding != "sequential":
+        raise ValueError(f"{model.cfg.decoding=}, expected 'sequential'")
+    found = model.apply({"params": params}, {name: batch[name] for name in model.reads},
+                        catalogue.tables, method="start_search")
+    return Encoded(found.memory, found.allowed, found.state)
 
 
 def with_item_keys(model: Generator, params: Any, catalogue: Catalogue) -> Catalogue:

@@ -1,6 +1,6 @@
-"""Answers requests in batches: one thread owns the device, a queue stands before it.
+"""Answers requests in batches: threads that compute, a queue before them.
 
-Whenever the device is free the most urgent request goes, with others of its kind: same
+Whenever one of them is free the most urgent request goes, with others of its kind: same
 snapshot, same length of history, filtered or not. How many depends on what the sizes
 cost: as many as give the most answers a second and still meet the earliest deadline.
 What came too late is refused before anything is computed for it. Nobody waits for a
@@ -12,17 +12,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
 
-from oxyrec_jax.decode.beam import expand_items
+from oxyrec_jax.decode.beam import Beams, expand_items
 from oxyrec_jax.serve.figures import Figures
-from oxyrec_jax.serve.programs import Key, Programs, Warm
+from oxyrec_jax.serve.history_cache import HistoryCache, name_rows
+from oxyrec_jax.serve.job import Answer, Job, Live
+from oxyrec_jax.serve.programs import Key, Programs
 from oxyrec_jax.serve.refusal import Refusal
-from oxyrec_jax.serve.rows import Row
 from oxyrec_jax.serve.snapshot import Snapshot
+from oxyrec_jax.serve.waiting import Waiting
 
 _log = logging.getLogger(__name__)
 
@@ -31,74 +32,12 @@ ReadTexts = Callable[[Sequence[str | None], Sequence[str | None]],
                      tuple[np.ndarray, list[dict[str, object]]]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Live:
-    """A snapshot that answers, with its programs."""
-
-    snapshot: Snapshot
-    programs: Warm
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """What one request gets.
-
-    Attributes:
-      items: `[n]` int32 rows of the snapshot's items, best first, n <= k.
-      scores: `[n]` float: log-probability of the item's semantic ID, nats, or of
-        similar items the cosine.
-      codes: `[K, T]` int32 semantic IDs of the whole search, -1 where dead.
-      log_probs: `[K]` float32 of these.
-      instruction: what was read for the user, or None.
-      waited, computed: seconds.
-      batch: how many requests were computed together.
-    """
-
-    items: np.ndarray
-    scores: np.ndarray
-    codes: np.ndarray
-    log_probs: np.ndarray
-    instruction: dict[str, object] | None
-    waited: float
-    computed: float
-    batch: int
-
-
-@dataclasses.dataclass(eq=False)
-class Job:
-    """A request on its way.
-
-    Attributes:
-      live: what it came in under and is answered by.
-      k: how many items.
-      deadline: by the engine's clock; when it has passed, nothing is computed.
-      done: called once, on the engine's thread.
-      row: what the network reads; None: items similar to `like` are asked for.
-      like: row of an item.
-      words: `[W]` uint32 bits of what is allowed; None: all.
-      user, text: whose instruction is read, or which text was given.
-      arrived: by the engine's clock; set by `Engine.submit`.
-      abandoned: nobody waits for it any more.
-    """
-
-    live: Live
-    k: int
-    deadline: float
-    done: Callable[[Answer | Refusal], None]
-    row: Row | None = None
-    like: int = -1
-    words: np.ndarray | None = None
-    user: str | None = None
-    text: str | None = None
-    arrived: float = 0.0
-    abandoned: bool = False
-
-
 class Engine:
     """See the module's docstring; start it with `with` or `start`."""
 
     def __init__(self, snapshot: Snapshot, programs: Programs, *,
                  read_texts: ReadTexts | None = None, queue: int = 256,
+                 workers: int = 1, cache: HistoryCache | None = None,
                  figures: Figures | None = None,
                  clock: Callable[[], float] = time.monotonic):
         """Compiles the programs.
@@ -109,20 +48,25 @@ class Engine:
           read_texts: instructions for the requests of a batch, where the network reads
             them.
           queue: how many requests may wait; the next one is refused.
+          workers: batches that are computed at the same time.
+          cache: where encoded histories are kept, if the programs keep them.
           figures: where counts go; None: into some of its own.
           clock: seconds that only ever rise.
         """
         self.programs, self.clock = programs, clock
         self.figures = figures or Figures()
         self._read, self._most = read_texts, queue
+        self._cache = HistoryCache(0) if cache is None else cache
         self._live = Live(snapshot, programs.warm(snapshot))
         self._before: Live | None = None
         self._change = threading.Condition()
-        self._swapping = threading.Lock()
-        self._waiting: list[Job] = []
+        self._swapping, self._reading = threading.Lock(), threading.Lock()
+        self._waiting: Waiting[Job] = Waiting()
         self._running = 0
         self._open, self._stopped = True, False
-        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._work, name=f"engine-{number}", daemon=True)
+            for number in range(workers)]
         self.figures.version(snapshot.version, programs.compiled)
 
     @property
@@ -138,8 +82,8 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        """Whether its thread runs."""
-        return self._thread.is_alive()
+        """Whether its threads run."""
+        return all(thread.is_alive() for thread in self._threads)
 
     def submit(self, job: Job) -> None:
         """Puts a request into the queue.
@@ -157,7 +101,7 @@ class Engine:
                     Key(sizes.batches[-1], sizes.lengths[-1], True)) / sizes.batches[-1]
                 raise Refusal.full(self._most, each * self._most)
             job.arrived = self.clock()
-            self._waiting.append(job)
+            self._waiting.add(job, self._kind(job))
             self.figures.waits(len(self._waiting))
             self._change.notify()
 
@@ -192,17 +136,19 @@ class Engine:
 
     def start(self) -> "Engine":
         """Begins to answer."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def stop(self) -> None:
-        """Answers what waits, then ends the thread."""
+        """Answers what waits, then ends the threads."""
         self.close_door()
         with self._change:
             self._stopped = True
             self._change.notify_all()
-        if self._thread.ident is not None:
-            self._thread.join()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
 
     def __enter__(self) -> "Engine":
         return self.start()
@@ -214,6 +160,7 @@ class Engine:
         start = time.perf_counter()
         with self._change:
             self._before, self._live = self._live, live
+        self._cache.clear()  # rows bear the version's name: of no use from now on
         seconds = time.perf_counter() - start
         self.figures.version(live.snapshot.version, self.programs.compiled)
         return seconds
@@ -226,37 +173,34 @@ class Engine:
                 if not self._waiting:
                     return
                 late, chosen, key = self._choose(self.clock())
-                gone = {id(job) for job in (*late, *chosen)}
-                self._waiting = [job for job in self._waiting if id(job) not in gone]
-                self._running = len(gone)
+                mine = len(late) + len(chosen)
+                self._running += mine
                 self.figures.waits(len(self._waiting))
             for job in late:
                 self._refuse([job], Refusal.late(self.clock() - job.arrived))
             if chosen:
                 self._answer(chosen, key)
             with self._change:
-                self._running = 0
+                self._running -= mine
 
     def _choose(self, now: float) -> tuple[list[Job], list[Job], Key]:
         """Those that are too late; and what goes now, for which program."""
-        late = [job for job in self._waiting if job.deadline <= now or job.abandoned]
-        rest = [job for job in self._waiting if not (job.deadline <= now
-                                                     or job.abandoned)]
-        if not rest:
+        late = self._waiting.late(now)
+        found = self._waiting.urgent()
+        if found is None:
             return late, [], Key(0, 0, False)
-        group = self._kind(min(rest, key=lambda job: job.deadline))
-        like = sorted((job for job in rest if self._kind(job) == group),
-                      key=lambda job: job.deadline)
-        _, length, filtered = group
+        kind, deadline, count = found
+        _, length, filtered = kind
+        sizes = self.programs.sizes.batches
         if not length:  # similar items: a product each, whatever the batch
-            count = self.programs.sizes.batches[-1]
-            return late, like[:count], Key(count, 0, filtered)
+            return late, self._waiting.take(kind, sizes[-1]), Key(
+                sizes[-1], 0, filtered)
         costs = {size: self.programs.seconds(Key(size, length, filtered))
-                 for size in self.programs.sizes.batches}
-        able = [size for size in costs if now + costs[size] <= like[0].deadline]
+                 for size in sizes}
+        able = [size for size in costs if now + costs[size] <= deadline]
         size = min(able or [min(costs, key=lambda size: costs[size])],
-                   key=lambda size: costs[size] / min(size, len(like)))
-        return late, like[:size], Key(size, length, filtered)
+                   key=lambda size: costs[size] / min(size, count))
+        return late, self._waiting.take(kind, size), Key(size, length, filtered)
 
     def _kind(self, job: Job) -> tuple[int, int, bool]:
         if job.row is None:
@@ -288,6 +232,10 @@ class Engine:
             return
         seconds = self.clock() - start
         self.figures.batch(len(jobs), key.batch, seconds)
+        if key.length:
+            self.programs.took(key, seconds)
+            self.figures.program(key.batch, key.length, key.filtered,
+                                 self.programs.seconds(key))
         for job, answer in zip(jobs, found, strict=True):
             self._tell(job, dataclasses.replace(
                 answer, waited=start - job.arrived, computed=seconds, batch=len(jobs)))
@@ -296,8 +244,9 @@ class Engine:
         snapshot = jobs[0].live.snapshot
         vectors, told = None, None
         if "target_instruction" in snapshot.model.reads and self._read is not None:
-            vectors, told = self._read([job.user for job in jobs],
-                                       [job.text for job in jobs])
+            with self._reading:
+                vectors, told = self._read([job.user for job in jobs],
+                                           [job.text for job in jobs])
             self.figures.instructions(told)
         batch = self.programs.lay([job.row for job in jobs if job.row is not None],
                                   vectors, snapshot, key)
@@ -305,9 +254,11 @@ class Engine:
         if key.filtered:
             words = np.zeros((key.batch, snapshot.words), np.uint32)
             words[:len(jobs)] = [job.words for job in jobs if job.words is not None]
-        program = jobs[0].live.programs[key]
-        beams = jax.device_get(program(snapshot.arrays, batch, words))
-        leaves = beams.leaves[:len(jobs)]
+        beams = self._run(jobs, key, batch, words)
+        leaves, log_probs = jax.device_get((beams.leaves, beams.log_probs))
+        levels = (jax.device_get(beams.levels) if any(job.explain for job in jobs)
+                  else ())
+        leaves = leaves[:len(jobs)]
         items = expand_items(leaves, snapshot.leaves, limit=max(job.k for job in jobs),
                              allowed=None if words is None else _Bits(
                                  words[:len(jobs)]))  # type: ignore[arg-type]
@@ -315,12 +266,38 @@ class Engine:
         for place, job in enumerate(jobs):
             mine = items[place][:job.k]
             mine = mine[mine >= 0]
-            score = dict(zip(leaves[place].tolist(), beams.log_probs[place].tolist()))
+            score = dict(zip(leaves[place].tolist(), log_probs[place].tolist()))
             scores = [score[leaf] for leaf in snapshot.leaf_of[mine].tolist()]
-            answers.append(Answer(
-                mine, np.array(scores), beams.codes[place], beams.log_probs[place],
-                told[place] if told else None, 0.0, 0.0, 0))
+            told_of = tuple(jax.tree.map(lambda leaf: leaf[place], level)
+                            for level in levels if job.explain)
+            answers.append(Answer(mine, np.array(scores), told_of,
+                                  told[place] if told else None, 0.0, 0.0, 0))
         return answers
+
+    def _run(self, jobs: list[Job], key: Key, batch: dict[str, np.ndarray],
+             words: np.ndarray | None) -> Beams:
+        """The search, from kept encodings where there are some."""
+        live = jobs[0].live
+        snapshot, program = live.snapshot, live.programs[key]
+        if not self.programs.keeps:
+            return program(snapshot.arrays, batch, words)
+        names = name_rows(snapshot.model, batch, len(jobs), snapshot.version,
+                          key.length)
+        rows = self._cache.find(names)
+        new = [place for place, row in enumerate(rows) if row is None]
+        self.figures.histories(len(jobs) - len(new), len(new))
+        if new:
+            size = self.programs.sizes.batch(len(new))
+            encoder = dataclasses.replace(key, batch=size, filtered=False, encodes=True)
+            part = {name: _padded(values[new], size)
+                    for name, values in batch.items()}
+            made = live.programs[encoder](snapshot.arrays, part)
+            for place, row in zip(new, made):
+                rows[place] = row
+            self._cache.keep([names[place] for place in new], made)
+            self.figures.kept(len(self._cache), self._cache.bytes)
+        rows += [rows[0]] * (key.batch - len(rows))  # those of nobody
+        return program(snapshot.arrays, batch, words, rows)
 
     def _refuse(self, jobs: Sequence[Job], refusal: Refusal) -> None:
         for job in jobs:
@@ -341,8 +318,13 @@ def _similar(job: Job) -> Answer:
     here = snapshot.leaves.items[snapshot.admits(job.words)]
     here = here[here != job.like]
     best = here[np.lexsort((here, -scores[here]))[:job.k]]
-    none: Any = np.zeros((0, snapshot.codes.shape[1]), np.int32)
-    return Answer(best, scores[best], none, np.zeros(0, np.float32), None, 0.0, 0.0, 0)
+    return Answer(best, scores[best], (), None, 0.0, 0.0, 0)
+
+
+def _padded(values: np.ndarray, size: int) -> np.ndarray:
+    """Rows, and empty ones after them up to so many."""
+    return np.concatenate([values, np.zeros((size - len(values), *values.shape[1:]),
+                                            values.dtype)])
 
 
 class _Bits:

@@ -40,6 +40,16 @@ class Figures:
                               registry=registry)
         self._compiled = Gauge("oxyrec_compiled_programs", "Programs compiled so far.",
                                registry=registry)
+        self._histories = Counter(
+            "oxyrec_histories", "Histories of requests by whether their encoding was "
+            "kept: hit or miss.", ["found"], registry=registry)
+        self._kept = Gauge("oxyrec_kept_histories", "Encoded histories that are kept.",
+                           registry=registry)
+        self._kept_bytes = Gauge("oxyrec_kept_history_bytes", "Bytes of these.",
+                                 registry=registry)
+        self._program = Gauge(
+            "oxyrec_program_seconds", "What a batch of each program takes when nothing "
+            "disturbs it.", ["batch", "length", "filtered"], registry=registry)
         self._version = Gauge("oxyrec_version", "1 for the version that answers.",
                               ["version"], registry=registry)
         self._instructions = Counter(
@@ -69,6 +79,20 @@ class Figures:
         self._size.observe(requests)
         self._empty.inc(max(0, rows - requests))
         self._compute.observe(seconds)
+
+    def histories(self, hits: int, misses: int) -> None:
+        """Counts how many histories of a batch were encoded already."""
+        self._histories.labels("hit").inc(hits)
+        self._histories.labels("miss").inc(misses)
+
+    def kept(self, histories: int, size: int) -> None:
+        """Says how many encoded histories are kept, and their bytes."""
+        self._kept.set(histories)
+        self._kept_bytes.set(size)
+
+    def program(self, batch: int, length: int, filtered: bool, seconds: float) -> None:
+        """Says what a batch of a program takes."""
+        self._program.labels(str(batch), str(length), str(int(filtered))).set(seconds)
 
     def waits(self, requests: int) -> None:
         """Says how many requests wait."""

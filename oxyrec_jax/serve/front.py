@@ -9,14 +9,16 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from oxyrec_jax.base import InputError
 from oxyrec_jax.serve import page, responses
-from oxyrec_jax.serve.engine import Answer, Engine, Job
+from oxyrec_jax.serve.engine import Engine
+from oxyrec_jax.serve.job import Answer, Job
 from oxyrec_jax.serve.openapi import document
 from oxyrec_jax.serve.people import People
 from oxyrec_jax.serve.refusal import Refusal
@@ -25,6 +27,7 @@ from oxyrec_jax.serve.schema import RecommendRequest, SimilarRequest
 from oxyrec_jax.serve.snapshot import Snapshot
 
 _READ_ON = 16  # times the limit of a body, before the connection is cut
+_UNEXPLAINED = dict.fromkeys(("history", "tree", "levels"))
 _log = logging.getLogger(__name__)
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -134,18 +137,19 @@ class Front:
         self._check_k(asked.k)
         found = resolve(asked, snapshot, self.people, most=self._history)
         if not found.allowed:
-            return JSONResponse(responses.nothing(snapshot, found.skipped, found.note)
-                                | {"instruction": None, "history": None, "tree": None})
+            return _Json(responses.nothing(snapshot, found.skipped, found.note)
+                         | {"instruction": None, **_UNEXPLAINED})
         answer = await self._ask(lambda done: Job(
             live, asked.k, self._deadline(asked.deadline_ms), done, row=found.row,
-            words=found.words, user=asked.user, text=asked.instruction))
+            words=found.words, explain=asked.explain, user=asked.user,
+            text=asked.instruction))
         body = responses.told(answer, snapshot, k=asked.k, allowed=found.allowed,
                               skipped=found.skipped, note=found.note)
-        body |= {"instruction": answer.instruction, "history": None, "tree": None}
+        body |= {"instruction": answer.instruction, **_UNEXPLAINED}
         if asked.explain:
             body |= responses.explained(answer, snapshot,
                                         found.history[-self._history:])
-        return JSONResponse(body)
+        return _Json(body)
 
     async def _similar(self, request: Request) -> Response:
         asked = await self._read(request, SimilarRequest)
@@ -163,7 +167,7 @@ class Front:
             words is None or bool(snapshot.admits(words)[snapshot.place_of[like]])))
         body = responses.told(answer, snapshot, k=asked.k, allowed=allowed,
                               score="similarity", skipped=skipped)
-        return JSONResponse(body)
+        return _Json(body)
 
     async def _swap(self, request: Request) -> Response:
         await self._body(request)
@@ -179,13 +183,13 @@ class Front:
             load = time.perf_counter() - start
             pause = self.engine.swap(snapshot)
             return _swapped(self.engine, before, load, pause, compiled)
-        return JSONResponse(await asyncio.to_thread(work))
+        return _Json(await asyncio.to_thread(work))
 
     async def _rollback(self, request: Request) -> Response:
         await self._body(request)
         before, compiled = self.engine.live.snapshot, self.engine.programs.compiled
         pause = await asyncio.to_thread(self.engine.rollback)
-        return JSONResponse(_swapped(self.engine, before, 0.0, pause, compiled))
+        return _Json(_swapped(self.engine, before, 0.0, pause, compiled))
 
     async def _metrics(self, request: Request) -> Response:
         return Response(self.engine.figures.text(),
@@ -194,17 +198,17 @@ class Front:
     async def _health(self, request: Request) -> Response:
         if not self.engine.alive:
             raise Refusal(503, "dead", "the engine's thread has ended; start anew")
-        return JSONResponse({"status": "ok"})
+        return _Json({"status": "ok"})
 
     async def _ready(self, request: Request) -> Response:
         if self.draining:
             raise Refusal.draining()
         snapshot = self.engine.live.snapshot
-        return JSONResponse({"status": "ready", "version": snapshot.version,
-                             "items": snapshot.items, **snapshot.facts})
+        return _Json({"status": "ready", "version": snapshot.version,
+                      "items": snapshot.items, **snapshot.facts})
 
     async def _openapi(self, request: Request) -> Response:
-        return JSONResponse(document(secured=self.limits.token is not None))
+        return _Json(document(secured=self.limits.token is not None))
 
     async def _docs(self, request: Request) -> Response:
         return HTMLResponse(page.docs(document(
@@ -297,6 +301,15 @@ class Front:
         return b"".join(parts)
 
 
+class _Json(Response):
+    """A value as JSON, written by what reads the requests."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return to_json(content)
+
+
 def _check_token(request: Request, token: str | None) -> None:
     if request.url.path in ("/v1/swap", "/v1/rollback") and token is None:
         raise Refusal(403, "no_admin", "this server was started without an admin "
@@ -319,7 +332,7 @@ def _refused(refusal: Refusal) -> Response:
         headers["www-authenticate"] = "Bearer"
     if refusal.status in (408, 413):  # the rest of the body is not wanted
         headers["connection"] = "close"
-    return JSONResponse(refusal.body(), refusal.status, headers)
+    return _Json(refusal.body(), refusal.status, headers)
 
 
 def _swapped(engine: Engine, before: Snapshot, load: float, pause: float,

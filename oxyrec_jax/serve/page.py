@@ -37,7 +37,8 @@ button:focus-visible { outline: 2px solid var(--model); outline-offset: 1px; }
 .tree ul { padding-left: 1.1rem; margin-left: .4rem;
   border-left: 2px solid var(--line); }
 .tree b { font-variant-numeric: tabular-nums; }
-.tree .more { color: var(--muted); }
+.tree .more, .tree .ended, .tree .cut { color: var(--muted); }
+.tree .cut > b { text-decoration: line-through; }
 pre { overflow-x: auto; background: var(--soft); border-radius: 10px; padding: .8rem; }
 """
 

@@ -78,27 +78,33 @@ SCRIPT = r"""
         parent.every(function (code, level) { return node.codes[level] === code; });
     });
     if (!mine.length) { return null; }
-    var rows = mine.slice(0, CHILDREN).map(function (node) {
-      var row = make("li");
-      row.appendChild(make("b", node.codes[node.codes.length - 1]));
-      row.appendChild(make("span", " " + share(node.log_prob) + ", " + node.beams +
-                           (node.beams === 1 ? " beam" : " beams")));
+    var kept = mine.filter(function (node) { return node.fate === "kept"; });
+    var others = mine.filter(function (node) { return node.fate !== "kept"; });
+    var rows = kept.slice(0, CHILDREN).map(function (node) {
+      var row = named(node, node.beams + (node.beams === 1 ? " beam" : " beams"));
       var below = branch(nodes, node.codes);
       if (below) { row.appendChild(below); }
       return row;
     });
-    if (mine.length > CHILDREN) {
-      rows.push(make("li", "and " + (mine.length - CHILDREN) + " more", "more"));
+    if (kept.length > CHILDREN) {
+      rows.push(make("li", "and " + (kept.length - CHILDREN) + " more", "more"));
     }
+    others.forEach(function (node) {
+      var row = named(node, node.fate, node.fate);
+      var below = branch(nodes, node.codes);
+      if (below) { row.appendChild(below); }
+      rows.push(row);
+    });
     return fill(make("ul"), rows);
   }
-  function levels(nodes) {
-    var counts = [];
-    nodes.forEach(function (node) {
-      counts[node.codes.length - 1] = (counts[node.codes.length - 1] || 0) + 1;
-    });
-    return counts.map(function (count, level) {
-      return "level " + (level + 1) + ": " + count;
+  function named(node, end, kind) {
+    return fill(make("li", null, kind), [
+      make("b", node.codes[node.codes.length - 1]),
+      make("span", " " + share(node.log_prob) + ", " + end)]);
+  }
+  function levels(counts) {
+    return counts.map(function (level, place) {
+      return "level " + (place + 1) + ": " + level.kept + " of " + level.legal;
     }).join(", ");
   }
   function show(title, found) {
@@ -121,8 +127,9 @@ SCRIPT = r"""
       tree.className = "tree";
       tree.id = "tree";
       fill(left, [make("h3", "Search tree"),
-                  make("p", "Semantic IDs that the search ended with, by code; " +
-                       "nodes on " + levels(found.tree) + ".", "small"), tree]);
+                  make("p", "Codes that the search kept of those allowed: " +
+                       levels(found.levels) + ". Cut: the likeliest that it left. " +
+                       "Ended: kept, but nothing that follows was.", "small"), tree]);
     }
     var right = fill(make("div"), [make("h3", title), list(found.items, true)]);
     right.id = "items";

@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import logging
 import os
 import pathlib
 import resource
 import socket
 import stat
+import sys
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -22,6 +24,7 @@ from oxyrec_jax.serve.front import Front
 _log = logging.getLogger(__name__)
 _LOOK = 0.05  # seconds between two looks at what is still to be answered
 _HEAD = 65_536  # bytes that a request may have before its body
+_TURN = 5e-4  # seconds after which a thread that runs Python lets another one; ours
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +109,23 @@ def run(front: Front, cfg: Listening, sock: socket.socket) -> None:
         limit_concurrency=cfg.connections, backlog=4096,
         timeout_keep_alive=max(1, round(cfg.idle)),
         timeout_graceful_shutdown=max(1, round(cfg.drain)))
-    _Server(config, front, cfg).run(sockets=[sock])
+    with _quiet():
+        _Server(config, front, cfg).run(sockets=[sock])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Short turns of Python's threads, and no search for garbage among what was loaded:
+    it takes as long as many requests, and finds nothing."""
+    turn = sys.getswitchinterval()
+    sys.setswitchinterval(_TURN)
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        sys.setswitchinterval(turn)
 
 
 class _Server(uvicorn.Server):

@@ -132,14 +132,19 @@ def count(words: np.ndarray | None, snapshot: Snapshot) -> int:
 def _given(request: RecommendRequest, snapshot: Snapshot, people: People
            ) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray | None, list[str]]:
     """Items, columns and times of a history in the request, and what is unknown."""
-    events = [event if isinstance(event, Event) else
-              Event.model_construct(item=event) for event in request.history or ()]
-    unknown = [event.item for event in events if event.item not in snapshot.rows]
+    given = request.history or ()
+    names = [event.item if isinstance(event, Event) else event for event in given]
+    unknown = [name for name in names if name not in snapshot.rows]
     if unknown and request.unknown_items == "error":
         raise _wrong("history", "unknown_item", "the catalogue has no "
                      f"{_list(unknown)}; leave it out, or set unknown_items to "
                      "\"skip\"")
-    events = [event for event in events if event.item in snapshot.rows]
+    rows = np.array([snapshot.rows[name] for name in names if name in snapshot.rows],
+                    np.int32)
+    if not any(isinstance(event, Event) for event in given):
+        return rows, {}, None, unknown
+    events = [event if isinstance(event, Event) else Event(item=event)
+              for event, name in zip(given, names) if name in snapshot.rows]
     columns = {}
     if any(event.behaviour is not None for event in events):
         columns["behaviour"] = np.array([_number(
@@ -159,7 +164,6 @@ def _given(request: RecommendRequest, snapshot: Snapshot, people: People
             raise _wrong("history.time", "times", "events of a history have all a time "
                          "or none, oldest first")
         times = np.array(seconds, np.int64)
-    rows = np.array([snapshot.rows[event.item] for event in events], np.int32)
     return rows, columns, times, unknown
 
 

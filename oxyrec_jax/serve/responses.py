@@ -1,10 +1,13 @@
 """From an engine's answer to the JSON body of a response."""
 
+import collections
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from oxyrec_jax.serve.engine import Answer
+from oxyrec_jax.decode.beam import Level
+from oxyrec_jax.serve.job import Answer
 from oxyrec_jax.serve.snapshot import Snapshot
 
 
@@ -22,9 +25,9 @@ def told(answer: Answer, snapshot: Snapshot, *, k: int, allowed: int,
     """
     return {
         "version": snapshot.version,
-        "items": [{"rank": place + 1, **_item(row, snapshot), score: round(value, 6)}
-                  for place, (row, value) in enumerate(
-                      zip(answer.items.tolist(), answer.scores.tolist()))],
+        "items": [{"rank": place, **item, score: round(value, 6)}
+                  for place, (item, value) in enumerate(zip(
+                      _items(answer.items, snapshot), answer.scores.tolist()), 1)],
         "reason": why_fewer(len(answer.items), k, allowed), "note": note,
         "skipped": skipped,
         "timing": {"queue_ms": round(1e3 * answer.waited, 3),
@@ -35,7 +38,7 @@ def told(answer: Answer, snapshot: Snapshot, *, k: int, allowed: int,
 def nothing(snapshot: Snapshot, skipped: list[str], note: str) -> dict[str, Any]:
     """The response where nothing is allowed."""
     none = np.zeros(0)
-    return told(Answer(none, none, none, none, None, 0.0, 0.0, 0), snapshot, k=1,
+    return told(Answer(none, none, (), None, 0.0, 0.0, 0), snapshot, k=1,
                 allowed=0, skipped=skipped, note=note)
 
 
@@ -51,35 +54,42 @@ def why_fewer(found: int, k: int, allowed: int) -> str:
 def explained(answer: Answer, snapshot: Snapshot, history: np.ndarray
               ) -> dict[str, Any]:
     """The history and the tree, for `explain`."""
-    return {"history": [_item(row, snapshot) for row in history.tolist()],
-            "tree": tree(answer.codes, answer.log_probs)}
+    counts = [(int(level.legal), int(np.isfinite(level.log_probs[:level.kept]).sum()))
+              for level in answer.levels]
+    return {"history": _items(history, snapshot), "tree": tree(answer.levels),
+            "levels": [{"legal": legal, "kept": kept, "cut": legal - kept}
+                       for legal, kept in counts]}
 
 
-def tree(codes: np.ndarray, log_probs: np.ndarray) -> list[dict[str, Any]]:
-    """The beams that the search ended with, as the nodes of their tree.
+def tree(levels: Sequence[Level]) -> list[dict[str, Any]]:
+    """The search as the nodes of a tree.
 
     Args:
-      codes: `[K, T]` int32, -1 where dead.
-      log_probs: `[K]` float, nats.
+      levels: what each kept and cut, one row of each.
 
     Returns:
       The nodes, level by level, the likelier first: `codes` from the root, `log_prob`
-      of all beams below it together, nats, and `beams`, how many these are.
+      of the prefix, nats, `fate`, and `beams`, how many of the results begin so. The
+      fate is "kept" where results begin so, "ended" where the search went on from the
+      prefix and kept none of what follows, "cut" where it did not go on from it.
     """
     found = []
-    live = np.isfinite(log_probs)
-    codes, log_probs = codes[live], log_probs[live].astype(np.float64)
-    for level in range(codes.shape[1] if codes.ndim == 2 else 0):
-        nodes, which = np.unique(codes[:, :level + 1], axis=0, return_inverse=True)
-        sums = np.full(len(nodes), -np.inf)
-        np.logaddexp.at(sums, which.ravel(), log_probs)
-        sizes = np.bincount(which.ravel(), minlength=len(nodes))
-        found += [{"codes": nodes[node].tolist(),
-                   "log_prob": round(float(sums[node]), 6), "beams": int(sizes[node])}
-                  for node in np.argsort(-sums, kind="stable")]
+    ends = (levels[-1].codes[:levels[-1].kept].tolist() if levels else [])
+    for depth, level in enumerate(levels, 1):
+        beams = collections.Counter(tuple(codes[:depth]) for codes in ends)
+        for place, (codes, log_prob) in enumerate(zip(
+                level.codes.tolist(), level.log_probs.tolist())):
+            if log_prob == -np.inf:
+                continue
+            count = beams[tuple(codes)] if place < level.kept else 0
+            fate = "cut" if place >= level.kept else "kept" if count else "ended"
+            found.append({"codes": codes, "log_prob": round(log_prob, 6), "fate": fate,
+                          "beams": count})
     return found
 
 
-def _item(row: int, snapshot: Snapshot) -> dict[str, Any]:
-    return {"item_id": snapshot.item_ids[row], "title": snapshot.titles[row],
-            "semantic_id": snapshot.codes[row].tolist()}
+def _items(rows: np.ndarray, snapshot: Snapshot) -> list[dict[str, Any]]:
+    rows = rows.astype(np.int64)
+    return [{"item_id": snapshot.item_ids[row], "title": snapshot.titles[row],
+             "semantic_id": codes}
+            for row, codes in zip(rows.tolist(), snapshot.codes[rows].tolist())]

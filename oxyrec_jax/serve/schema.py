@@ -156,7 +156,13 @@ class RecommendResponse(Response):
     tree: list[dict[str, Any]] | None = Field(
         default=None,
         description="With explain: the nodes of the search's tree, level by level, "
-        "each with its codes, log-probability and number of beams.")
+        "the likelier first: codes, log_prob of the prefix, beams (results that begin "
+        "so) and fate: kept; ended, where nothing that follows was kept; cut, where "
+        "the search did not go on, the best of these of each level.")
+    levels: list[dict[str, int]] | None = Field(
+        default=None,
+        description="With explain: of each level how many prefixes were legal, kept "
+        "and cut.")
 
 
 class ErrorDetail(BaseModel):

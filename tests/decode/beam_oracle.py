@@ -67,17 +67,24 @@ def step_scores(tables, row, prefix, followers, normalise):
     return {c: logits[c] - total for c in followers if logits[c] > -np.inf}
 
 
-def python_beam_search(tables, row, sids, *, beams, normalise):
-    """Ranked (log-probability, semantic ID): the definition, level by level."""
-    alive = [(0.0, ())]
+def python_levels(tables, row, sids, *, beams, normalise):
+    """Of each level all that there was to choose from, ranked."""
+    alive, levels = [(0.0, ())], []
     for level in range(len(tables)):
         found = []
         for score, prefix in alive:
             followers = sorted({sid[level] for sid in sids if sid[:level] == prefix})
             steps = step_scores(tables, row, prefix, followers, normalise)
             found += [(score + step, (*prefix, c)) for c, step in steps.items()]
-        alive = sorted(found, key=lambda path: (-path[0], path[1]))[:beams]
-    return alive
+        levels.append(sorted(found, key=lambda path: (-path[0], path[1])))
+        alive = levels[-1][:beams]
+    return levels
+
+
+def python_beam_search(tables, row, sids, *, beams, normalise):
+    """Ranked (log-probability, semantic ID): the definition, level by level."""
+    return python_levels(tables, row, sids, beams=beams, normalise=normalise)[-1][
+        :beams]
 
 
 def enumerate_all(tables, row, sids, *, normalise):

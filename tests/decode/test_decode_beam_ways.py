@@ -10,7 +10,7 @@ import pytest
 
 from beam_oracle import (
     BATCH, assert_row_is, enumerate_all, full_trie, host, python_beam_search,
-    random_catalogue, random_tables, step_scores, table_step)
+    python_levels, random_catalogue, random_tables, step_scores, table_step)
 from oxyrec_jax.decode import beam
 from oxyrec_jax.decode.diversity import Diversity
 from oxyrec_jax.decode.sampling import Sampling, request_keys
@@ -20,14 +20,14 @@ from oxyrec_jax.tokenizer import trie as tries
 WIDTHS = (4, 3, 5)
 
 
-@functools.partial(jax.jit, static_argnames=("beams", "normalise"))
+@functools.partial(jax.jit, static_argnames=("beams", "normalise", "cut"))
 def search(tables, trie, *, beams, normalise="legal", prefix=None, diversity=None,
-           sampling=None):
+           sampling=None, cut=0):
     batch = tables[0].shape[0]
     state = {"prefix": jnp.zeros((batch, 1), jnp.int32)}
     return beam.beam_search(table_step(tables), state, trie, beams=beams, batch=batch,
                             normalise=normalise, prefix=prefix, diversity=diversity,
-                            sampling=sampling)
+                            sampling=sampling, cut=cut)
 
 
 def worlds(count, seed, impossible=True):
@@ -189,6 +189,7 @@ def test_more_strength_brings_more_first_codes():
     ({"diversity": Diversity(4)}, "groups"),
     ({"diversity": Diversity(2), "sampling": Sampling(
         request_keys(jax.random.key(0), BATCH))}, "both"),
+    ({"diversity": Diversity(2), "cut": 1}, "plain search"),
     ({"prefix": np.zeros((BATCH, 4), np.int32)}, "prefix.shape"),
     ({"prefix": np.zeros((1, 2), np.int32)}, "prefix.shape"),
 ])
@@ -198,6 +199,34 @@ def test_ways_that_make_no_sense_are_refused(options, message):
         search(tables, trie, beams=6, **options)
     with pytest.raises(ValueError, match="groups"):
         Diversity(0)
+
+
+# --- what was kept and cut ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beams, cut", [(1, 3), (4, 2), (60, 5)])
+def test_levels_tell_what_was_kept_and_the_best_of_what_was_cut(beams, cut):
+    for _, trie, tables, sids in worlds(20, beams):
+        plain = host(search(tables, trie, beams=beams))
+        result = host(search(tables, trie, beams=beams, cut=cut))
+        np.testing.assert_array_equal(result.codes, plain.codes)
+        np.testing.assert_array_equal(result.log_probs, plain.log_probs)
+        np.testing.assert_array_equal(result.bound, plain.bound)
+        for row in range(BATCH):
+            wanted = python_levels(tables, row, sids, beams=beams, normalise="legal")
+            for level, ranked in zip(result.levels, wanted, strict=True):
+                assert level.legal[row] == len(ranked)
+                # never more places than there can be prefixes
+                assert level.kept == min(beams, level.kept)
+                assert level.kept >= min(beams, len(ranked))
+                ranked = ranked[:beams + cut]
+                found = level.codes[row, :len(ranked)].tolist()
+                assert found == [list(codes) for _, codes in ranked]
+                np.testing.assert_allclose(
+                    level.log_probs[row, :len(ranked)],
+                    [score for score, _ in ranked], rtol=1e-6, atol=2e-6)
+                assert (level.codes[row, len(ranked):] == -1).all()
+                assert (level.log_probs[row, len(ranked):] == -np.inf).all()
 
 
 # --- chains are not run --------------------------------------------------------------

@@ -7,7 +7,8 @@ import threading
 import pytest
 
 from oxyrec_jax import serving, workspace
-from oxyrec_jax.serve.engine import Answer, Engine, Job
+from oxyrec_jax.serve.engine import Engine
+from oxyrec_jax.serve.job import Answer, Job
 from oxyrec_jax.serve.resolve import resolve
 from oxyrec_jax.serve.schema import RecommendRequest
 
@@ -66,7 +67,8 @@ def job(engine, opened, done, *, patience=60.0, **asked) -> Job:
     request, live = RecommendRequest(**asked), engine.live
     found = resolve(request, live.snapshot, opened.people, most=opened.most)
     return Job(live, request.k, engine.clock() + patience, done, row=found.row,
-               words=found.words, user=request.user, text=request.instruction)
+               words=found.words, explain=request.explain, user=request.user,
+               text=request.instruction)
 
 
 def ask(engine, opened, **asked) -> Answer:

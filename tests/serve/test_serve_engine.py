@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from conftest import Inbox, again, ask, job  # tests/serve/conftest.py
 from oxyrec_jax import answers, serving, workflow
-from oxyrec_jax.serve.engine import Answer, Engine, Live
+from oxyrec_jax.serve.engine import Engine
+from oxyrec_jax.serve.job import Answer, Live
 from oxyrec_jax.serve.programs import Key, Sizes
 from oxyrec_jax.serve.refusal import Refusal
 
@@ -61,7 +62,6 @@ def test_company_changes_no_bit(opened, data):
     found = _together(opened, company)[place]
     assert found.items.tolist() == alone.items.tolist()
     assert found.scores.tolist() == alone.scores.tolist()
-    np.testing.assert_array_equal(found.log_probs, alone.log_probs)
 
 
 def _together(opened, asked):
@@ -111,11 +111,14 @@ class Fake:
 
     def __init__(self, real, batches, costs):
         self.sizes = Sizes(batches, (8,), 20)
-        self.compiled, self._costs, self._real = 0, costs, real
+        self.compiled, self._costs, self._real, self.keeps = 0, costs, real, False
         self.ran, self.lay = [], real.lay
 
     def seconds(self, key):
         return self._costs[key.batch]
+
+    def took(self, key, seconds):
+        """Costs stay what they are."""
 
     def warm(self, snapshot):
         one = self._real.warm(snapshot)[Key(4, 8, False)]
@@ -223,6 +226,25 @@ def test_a_batch_that_does_not_fit_is_tried_in_halves(opened, caplog):
         found = inbox.wait(4)
     assert [found[place].status for place in range(3)] == [503] * 3  # two in a half
     assert (found["none"].status, found["none"].reason) == (503, "memory")
+
+
+def test_the_halves_of_a_batch_that_does_not_fit_are_answered(opened, caplog):
+    engine, programs = fake_engine(opened, (1, 2, 4), {1: 0.01, 2: 0.011, 4: 0.012})
+    good = engine.live.programs
+
+    def too_large(arrays, batch, words):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+    engine._live = Live(engine.live.snapshot, {
+        key: too_large if key.batch == 4 else program for key, program in good.items()})
+    inbox = Inbox()
+    for place in range(4):
+        engine.submit(job(engine, opened, inbox.of(place),
+                          user=list(opened.people.rows)[place]))
+    with engine, caplog.at_level(logging.CRITICAL, "oxyrec_jax"):
+        found = inbox.wait(4)
+    assert programs.ran == [(2, 2), (2, 2)]
+    assert all(isinstance(found[place], Answer) for place in range(4))
+    assert b'oxyrec_failed_batches_total{kind="memory"} 1.0' in engine.figures.text()
 
 
 def test_a_batch_that_fails_takes_nobody_with_it(opened, caplog):

@@ -55,7 +55,10 @@ def test_recommend_answers_as_the_command_line_though_the_store_is_down(server, 
     assert found["instruction"]["why"] in ("failed", "late", "skipped")
     first = [node for node in found["tree"] if len(node["codes"]) == 1]
     last = [node for node in found["tree"] if len(node["codes"]) == 2]
-    assert sum(node["beams"] for node in first) == len(last) == 20
+    kept = [node for node in last if node["fate"] == "kept"]
+    assert sum(node["beams"] for node in first) == len(kept) == 20
+    assert [level["kept"] + level["cut"] for level in found["levels"]] == [
+        level["legal"] for level in found["levels"]]
     text = server.ask("/metrics")[1]
     assert 'oxyrec_responses_total{endpoint="/v1/recommend",status="200"}' in text
     assert f'oxyrec_version{{version="{found["version"]}"}} 1.0' in text
@@ -115,6 +118,18 @@ def test_unknown_items_of_a_history_are_skipped_where_that_is_asked(server):
         "unknown_items": "skip"})[1]
     assert found["skipped"] == ["gone"]
     assert ids(found) == ids(server.ask("/v1/recommend", known)[1])
+
+
+def test_a_history_of_ten_thousand_events_is_cut_and_said(server):
+    items = [f"item-{number % 50:07}" for number in range(10_000)]
+    status, found, _ = server.ask("/v1/recommend", {"history": items, "k": 5})
+    assert status == 200
+    assert found["note"] == "The history has 10000 events, the network reads the " \
+        "newest 8."
+    last = server.ask("/v1/recommend", {"history": items[-8:], "k": 5})[1]
+    assert ids(found) == ids(last) and not last["note"]
+    status, found, _ = server.ask("/v1/recommend", {"history": [*items, items[0]]})
+    assert (status, found["error"]["field"].partition(".")[0]) == (422, "history")
 
 
 def test_a_deadline_that_nobody_could_meet_is_504(server):

@@ -72,9 +72,15 @@ def test_a_user_is_tried(page, tmp_path):
     assert page.locator("h3", has_text="Instruction").count() == 1
     assert "5 items in" in page.inner_text("#status")
     # Two levels of codes; the search ended with 20 semantic IDs.
-    assert "level 2: 20" in page.inner_text("#result")
+    assert "level 2: 20 of" in page.inner_text("#result")
     assert page.locator("#tree > li").count() >= 2
     assert "beam" in page.locator("#tree > li").first.inner_text()
+    # The likeliest that were cut are shown, struck out, with their probability.
+    assert page.locator("#tree li.cut").count() == 8
+    cut = page.locator("#tree li.cut").first
+    assert "%, cut" in cut.inner_text()
+    assert "line-through" in cut.locator("b").evaluate(
+        "element => getComputedStyle(element).textDecoration")
     shot = pathlib.Path(tmp_path / "page.png")
     page.screenshot(path=shot, full_page=True)
     assert shot.stat().st_size > 10_000
