@@ -203,10 +203,8 @@ def foundations(workdir: pathlib.Path, seeds: Sequence[int], users: int
         workflow.tokenize(base)
     workflow.train(base)
     cfg = config.load_experiment(pathlib.Path(__file__).with_name("ranker.py"))
-    cfg = dataclasses.replace(
-        cfg, data=base.cfg.data, tokenizer=base.cfg.tokenizer, text=base.cfg.text,
-        train=dataclasses.replace(cfg.train, steps=400, evaluate_every=200,
-                                  checkpoint_every=200))
+    cfg = dataclasses.replace(cfg, data=base.cfg.data, tokenizer=base.cfg.tokenizer,
+                              text=base.cfg.text)
     ranker = workspace.share(workflow.open_workspace(workdir / "ranker", cfg), base)
     workflow.train(ranker)
     return base, ranker

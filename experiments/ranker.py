@@ -34,9 +34,10 @@ def get_config() -> config.Experiment:
             profile=("city", "life", "gender", "pet", "hobbies", "price_tier"),
             instructions=InstructionConfig(placement="left", tokens=2, scenarios=6,
                                            trigger=True, hidden=64)),
-        ranker=RankerConfig(),
+        ranker=RankerConfig(kinds=("category", "brand", "audience", "season",
+                                   "price_tier"), drawn_weight=0.5),
         train=TrainConfig(
-            steps=1000, log_every=50, evaluate_every=250, checkpoint_every=250,
+            steps=1500, log_every=50, evaluate_every=500, checkpoint_every=500,
             metric="log_likelihood",
             pipeline=Pipeline(mode="requests", batch=64, history=12),
-            optimizer=OptimizerConfig(learning_rate=2e-3, warmup=100)))
+            optimizer=OptimizerConfig(learning_rate=4e-3, warmup=100)))

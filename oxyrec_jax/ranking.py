@@ -20,11 +20,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
 
 from oxyrec_jax import artifacts, parallel, profiling
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data.dataset import Dataset, load_dataset
-from oxyrec_jax.data.profiles import load_profiles
+from oxyrec_jax.data.profiles import eighths, load_profiles
 from oxyrec_jax.data.request_rows import SplitRequests
 from oxyrec_jax.data.shop.truth import knows_truth, true_chances, true_looks
 from oxyrec_jax.evaluate import ranking as judging
@@ -248,13 +249,18 @@ def _with_prices(dataset: Dataset, tables: ItemTables, kinds: Sequence[str]
     price[:len(known)] = np.where(np.isfinite(known), known, 0)
     found, first = np.zeros((rows, len(kinds)), np.int32), 0
     for place, name in enumerate(kinds):
-        words = [None if word is None else str(word)
-                 for word in items[name].to_pylist()]
-        number: dict[str | None, int] = {word: row for row, word in enumerate(
-            sorted({word for word in words if word is not None}), 1)}
+        if pa.types.is_floating(items[name].type):
+            codes, count = eighths(items[name].to_numpy())
+        else:
+            words = [None if word is None else str(word)
+                     for word in items[name].to_pylist()]
+            number: dict[str | None, int] = {word: row for row, word in enumerate(
+                sorted({word for word in words if word is not None}), 1)}
+            codes = np.array([number.get(word, 0) for word in words])
+            count = len(number) + 1
         found[:, place] = first
-        found[:len(words), place] += [number.get(word, 0) for word in words]
-        first += len(number) + 1
+        found[:len(codes), place] += codes
+        first += count
     return (dataclasses.replace(tables, price=jnp.asarray(price),
                                 kinds=jnp.asarray(found)), first)
 

@@ -89,7 +89,7 @@ def _rows(column: pa.ChunkedArray, what: str) -> tuple[np.ndarray, int]:
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     if pa.types.is_floating(values.type):
-        codes, kinds = _parts(values.to_numpy(zero_copy_only=False))
+        codes, kinds = eighths(values.to_numpy(zero_copy_only=False))
     else:
         codes, kinds = _kinds(values, what)
     if kinds == 1:
@@ -115,8 +115,15 @@ def _kinds(values: pa.Array, what: str) -> tuple[np.ndarray, int]:
     return codes.to_numpy(zero_copy_only=False).astype(np.int64), len(kinds) + 1
 
 
-def _parts(values: np.ndarray) -> tuple[np.ndarray, int]:
-    """Cuts numbers at their eighths: from 1, 0 where there is none."""
+def eighths(values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Cuts numbers at their eighths.
+
+    Args:
+      values: `[S]` float, not finite where there is none.
+
+    Returns:
+      `[S]` int, from 1, 0 where there is none; how many there are, with 0.
+    """
     known = np.isfinite(values)
     if not known.any():
         return np.zeros(len(values), np.int64), 1

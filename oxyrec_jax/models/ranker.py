@@ -38,7 +38,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from oxyrec_jax.base import Array, InputError
-from oxyrec_jax.models import layers, sides
+from oxyrec_jax.models import affinity, layers, sides
+from oxyrec_jax.models.alone import attend_alone
 from oxyrec_jax.models.config import ModelConfig
 from oxyrec_jax.models.instructions import Instructions
 from oxyrec_jax.models.tables import ItemTables
@@ -47,9 +48,6 @@ from oxyrec_jax.models.transformer import EncoderLayer
 HEADS = ("click", "cart", "order")
 PLACES = 32  # of a list; those further down share the last; ours
 _BUCKETS = 32  # of prices, as `sides` cuts them
-_DISTANCES = 12  # octaves of how far back an item was met; 0: never
-_FAR = 1 << 20  # events back: not there
-_FORBIDDEN = -1e30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +62,8 @@ class RankerConfig:
       alone: share of training requests whose items do not see each other.
       places: reads the place of each item in its list.
       query: reads which query was typed, by number and by the vector of its text.
-      kinds: columns of the item table that are read, such as its category and brand.
+      kinds: columns of the item table that are read, such as its category and brand;
+        one of numbers is cut into eight parts of as many items each.
       price: reads the item's price in half octaves.
       matches: reads how far back in the history each item, and each of its kinds, was
         met last, and whether its kinds are the trigger's (ours).
@@ -72,6 +71,8 @@ class RankerConfig:
         taken as not chosen (ours): a log shows what an old recommender thought good,
         and a model that never met the rest scores it no lower.
       drawn_weight: how much each of them counts, an item that was shown counting 1.
+      crossed: factors of each head by which the person is multiplied with the item
+        (`affinity.Crossing`); 0 for none.
       calibration: "platt" (scale and shift of each logit), "temperature" (scale) or
         "none"; fitted on the validation split.
     """
@@ -84,15 +85,17 @@ class RankerConfig:
     matches: bool = True
     drawn: int = 8
     drawn_weight: float = 0.25
+    crossed: int = 16
     calibration: str = "platt"
 
     def __post_init__(self) -> None:
         if not 0 <= self.alone <= 1:
             raise InputError(f"ranker.alone is {self.alone}, expected a share from 0 "
                              "to 1")
-        if self.drawn < 0 or self.drawn_weight < 0:
-            raise InputError(f"ranker.drawn is {self.drawn} and drawn_weight "
-                             f"{self.drawn_weight}, expected at least 0")
+        for name in ("drawn", "drawn_weight", "crossed"):
+            if getattr(self, name) < 0:
+                raise InputError(f"ranker.{name} is {getattr(self, name)}, expected at "
+                                 "least 0")
         if self.calibration not in ("platt", "temperature", "none"):
             raise InputError(f"ranker.calibration is {self.calibration!r}, expected "
                              "'platt', 'temperature' or 'none'")
@@ -162,7 +165,7 @@ class Ranker(nn.Module):
         if asked.matches:
             # Of the item and of each kind: never or how far back; the trigger's or not.
             self.match_vectors = [
-                table(f"match_vectors_{place}", "one", _DISTANCES + 2, none)
+                table(f"match_vectors_{place}", "one", affinity.DISTANCES + 2, none)
                 for place in range(1 + len(asked.kinds))]
         if asked.places:
             self.place_vectors = table("place_vectors", "one", PLACES, none)
@@ -170,6 +173,9 @@ class Ranker(nn.Module):
                                         bidirectional=not cfg.causal)
         self.layers = [EncoderLayer(cfg) for _ in range(cfg.encoder_layers)]
         self.norm = layers.RMSNorm()
+        if asked.crossed:
+            self.crossing = affinity.Crossing(len(HEADS), asked.crossed,
+                                              self.profile if cfg.profile else 0)
         self.heads = layers.Linear(len(HEADS), ("embed", "one"), 0.1)
         self.head_bias = self.param("head_bias", layers.axes(none, "one"),
                                     (len(HEADS),), jnp.float32)
@@ -232,7 +238,7 @@ class Ranker(nn.Module):
         bias = self._biases(place, place, batch["items"].shape[1])
         for layer in self.layers:
             x = layer(x, bias, allowed[:, None], train=train)
-        return self._logits(x[:, -count:])
+        return self._logits(x, batch, items, tables)
 
     def alone(self, batch: dict[str, Array], tables: ItemTables, items: Array,
               places: Array | int = 0) -> Array:
@@ -249,16 +255,15 @@ class Ranker(nn.Module):
           on nothing else in the list.
         """
         context, known, place = self._context(batch, tables, False)
-        count = items.shape[1]
         x = self._join(context, batch, items, jnp.asarray(places), tables, False)
         # All items look from the same place, so one row of biases is enough.
         bias = self._biases(jnp.concatenate([place, place[:, -1:]], axis=1), place,
                             batch["items"].shape[1])
         own = self.bias(1, 1)[:, :, 0]
-        look = functools.partial(_attend_alone, own=own)
+        look = functools.partial(attend_alone, own=own)
         for layer in self.layers:
             x = layer(x, bias, known[:, None], train=False, attend=look)
-        return self._logits(x[:, -count:])
+        return self._logits(x, batch, items, tables)
 
     def item_inputs(self, items: Array, tables: ItemTables) -> Array:
         """One vector for each item: what is known of it, summed."""
@@ -333,24 +338,16 @@ class Ranker(nn.Module):
                  ) -> Array:
         """`[B, G, D]`: how far back each item and its kinds were met, in octaves, and
         whether they are the trigger's."""
-        last, place = batch["target_positions"], jnp.arange(batch["items"].shape[1])
-        own = jnp.take_along_axis(batch["segments"], last, axis=1)
-        real = (batch["segments"] == own) & (place <= last)
-        back = jnp.where(real, last - place + 1, _FAR)[:, None]
         total = jnp.float32(0)
         for number, vectors in enumerate(self.match_vectors):
             known = (_given("kinds", tables.kinds)[:, number - 1] if number
                      else jnp.arange(self.items))
             mine = known[items]
-            same = mine[:, :, None] == known[batch["items"]][:, None]
-            nearest = jnp.min(jnp.where(same, back, _FAR), axis=-1)
-            octave = jnp.floor(jnp.log2(nearest.astype(jnp.float32))).astype(jnp.int32)
-            row = jnp.where(nearest < _FAR, jnp.minimum(1 + octave, _DISTANCES - 1), 0)
-            total = total + vectors[row]
+            total = total + vectors[affinity.met_last(batch, items, known)]
             if self.cfg.instructions.trigger:
                 trigger = batch["target_trigger"]
                 hit = (mine == known[jnp.maximum(trigger, 0)]) & (trigger >= 0)
-                total = total + vectors[_DISTANCES + hit.astype(jnp.int32)]
+                total = total + vectors[affinity.DISTANCES + hit.astype(jnp.int32)]
         return total
 
     def _biases(self, queries: Array, keys: Array, length: int) -> Array:
@@ -359,41 +356,22 @@ class Ranker(nn.Module):
         found = table[:, queries[:, :, None], keys[:, None, :]]
         return found.swapaxes(0, 1)
 
-    def _logits(self, x: Array) -> Array:
-        return self.heads(self.norm(x)).astype(jnp.float32) + self.head_bias
+    def _logits(self, x: Array, batch: dict[str, Array], items: Array,
+                tables: ItemTables) -> Array:
+        """Logits of the items, which stand last, behind a state of all the context."""
+        x = self.norm(x[:, -items.shape[1] - 1:])
+        found = self.heads(x[:, 1:]).astype(jnp.float32) + self.head_bias
+        if self.ranking.crossed:
+            profile = None
+            if self.crossing.profile:
+                place = batch["target_positions"][..., None]
+                profile = jnp.take_along_axis(batch["profile"], place, axis=1)[:, 0]
+            found = found + self.crossing(x[:, 0], self.item_inputs(items, tables),
+                                          profile)
+        return found
 
 
 def _given(name: str, table: Array | None) -> Array:
     if table is None:
         raise ValueError(f"the ranking model reads {name}, which the tables lack")
     return table
-
-
-def _attend_alone(query: Array, key: Array, value: Array, bias: Array, allowed: Array,
-                  *, own: Array) -> Array:
-    """Attention of a context to itself, and of each item to the context and itself.
-
-    Args:
-      query, key, value: `[B, H, K + G, D]`, the context first.
-      bias: `[B, H, K + 1, K]`; the last row is of all items.
-      allowed: `[B, 1, K, K]` bool; the last row is of all items too.
-      own: `[1, H, 1]`: the bias of an item to itself.
-
-    Returns:
-      `[B, H, K + G, D]`.
-    """
-    size = allowed.shape[-1]
-    context = layers.attend(query[:, :, :size], key[:, :, :size], value[:, :, :size],
-                            bias[:, :, :-1], allowed)
-    asked, ours, mine = (part[:, :, size:] for part in (query, key, value))
-    scale = query.shape[-1] ** -0.5
-    others = jnp.matmul(asked, key[:, :, :size].swapaxes(-1, -2)).astype(jnp.float32)
-    others = jnp.where(allowed[:, :, -1:], others * scale + bias[:, :, -1:],
-                       _FORBIDDEN)
-    self_score = jnp.sum(asked * ours, axis=-1, dtype=jnp.float32) * scale + own
-    weights = jax.nn.softmax(
-        jnp.concatenate([others, self_score[..., None]], axis=-1), axis=-1)
-    weights = weights.astype(value.dtype)
-    mixed = (jnp.matmul(weights[..., :size], value[:, :, :size])
-             + weights[..., size:] * mine)
-    return jnp.concatenate([context, mixed], axis=2)

@@ -10,6 +10,7 @@ from flax import linen as nn
 
 import tiny_world
 from oxyrec_jax.base import InputError
+from oxyrec_jax.models import affinity
 from oxyrec_jax.models.instructions import InstructionConfig
 from oxyrec_jax.models.ranker import Ranker, RankerConfig, check_trunk
 from oxyrec_jax.models.scorer import Scorer, probabilities
@@ -199,9 +200,7 @@ def test_the_loss_is_the_likelihood_of_how_far_each_item_got(world):
     total, terms = jax.jit(lambda params: ranking_loss(
         model, params, batch, world.catalogue, jax.random.key(0), None))(world.params)
     logits = np.asarray(world.listed(batch), np.float64)
-    plain = probabilities(logits, np.tile([1.0, 0.0], (3, 1)))
-    click, cart, order = (np.asarray(plain[name]) for name in
-                          ("click", "cart", "order"))
+    click, cart, order = np.moveaxis(np.cumprod(1 / (1 + np.exp(-logits)), -1), -1, 0)
     chance = np.choose(batch["outcome"], [1 - click, click - cart, cart - order, order])
     real = batch["target_mask"]
     np.testing.assert_allclose(total.total, -np.log(chance[real]).sum(), rtol=1e-4)
@@ -230,6 +229,33 @@ def test_what_was_shown_and_not_reached_moves_nothing(world):
     empty = {**batch, "target_mask": np.zeros_like(batch["target_mask"])}
     slopes = jax.jit(jax.grad(loss))(world.params, empty)
     assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(slopes))
+
+
+def test_a_crossing_multiplies_the_factors_of_person_and_item():
+    rng = np.random.default_rng(3)
+    state, item = rng.normal(size=(2, 4)), rng.normal(size=(2, 3, 4))
+    rows = np.array([[0, 2, -1], [-1, -1, -1]], np.int32)
+    crossing = affinity.Crossing(heads=3, rank=2, profile=5)
+    params = {"context": {"kernel": rng.normal(size=(4, 6))},
+              "item": {"kernel": rng.normal(size=(4, 6))},
+              "profile": rng.normal(size=(5, 6))}
+    found = crossing.apply({"params": jax.tree.map(jnp.asarray, params)},
+                           jnp.asarray(state), jnp.asarray(item), jnp.asarray(rows))
+    own = state @ params["context"]["kernel"]
+    own[0] += params["profile"][0] + params["profile"][2]
+    other = item @ params["item"]["kernel"]
+    expected = (own[:, None] * other).reshape(2, 3, 3, 2).sum(-1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_kind_was_met_as_far_back_as_its_latest_event_of_this_history():
+    batch = {"items": jnp.array([[4, 1, 2, 1, 3, 0]]),
+             "segments": jnp.array([[1, 2, 2, 2, 2, 0]]),
+             "target_positions": jnp.array([[4]])}
+    kind = jnp.array([9, 0, 1, 2, 3])
+    # 3 stands last; 1 two back; 2 three back; 4 is of another history; 0 is padding.
+    found = affinity.met_last(batch, jnp.array([[3, 1, 2, 4, 0]]), kind)
+    np.testing.assert_array_equal(found, [[1, 2, 2, 0, 0]])
 
 
 def test_what_a_ranking_model_does_not_read_is_refused():
