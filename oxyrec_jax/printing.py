@@ -303,6 +303,8 @@ def _training_speed(found: Mapping[str, Any]) -> list[Table | str]:
     for name in ("mfu", "gemm_share", "hardware_flops_share", "padding_share",
                  "waiting_share"):
         table.add_row(name, f"{found[name]:.1%}", meaning[name])
+    way = found["attention"]
+    table.add_row("attention", way["name"], way["reason"])
     table.add_row("model FLOPs", f"{found['model_flops']['total'] / 1e9:.2f} G",
                   meaning["model_flops"])
     for name in ("peak_flops", "gemm_flops"):
