@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +17,8 @@ import pytest
 
 import tiny_run
 import tiny_world
-from oxyrec_jax import parallel
+from oxyrec_jax.checkpoint import Checkpoints
+from oxyrec_jax.train import loop
 from oxyrec_jax.train.run_log import read_log
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -38,15 +40,18 @@ def free_port():
         return free.getsockname()[1]
 
 
+TIMES = {"targets/s", "gflops", "mfu", "goodput"}
+
+
 @pytest.mark.slow
-def test_two_processes_of_two_devices_train_as_one_of_four(tmp_path):
+def test_two_processes_of_four_devices_train_as_one_of_eight_and_one_goes_on(
+        tmp_path, monkeypatch):
     data = tiny_world.make_dataset(tmp_path / "data")
     port = free_port()
-    both = [start(tmp_path / "data", tmp_path / "two", process, port)
+    both = [start(tmp_path / "data", tmp_path / "two", process, port, devices=4)
             for process in (0, 1)]
     try:
-        tiny_run.run(data, tmp_path / "one",
-                     mesh=parallel.make_mesh(devices=jax.devices()[:4]))
+        tiny_run.run(data, tmp_path / "one")
         results = []
         for process in both:
             out, err = process.communicate(timeout=300)
@@ -59,13 +64,36 @@ def test_two_processes_of_two_devices_train_as_one_of_four(tmp_path):
     logs = [read_log(tmp_path / name / "log.jsonl") for name in ("one", "two")]
     assert [line["step"] for line in logs[0]] == [line["step"] for line in logs[1]]
     for one, two in zip(*logs, strict=True):
-        times = {"targets/s", "gflops", "mfu", "goodput"}
-        for name in one.keys() - times - {"valid.figure"}:
+        for name in one.keys() - TIMES - {"valid.figure"}:
             np.testing.assert_allclose(two[name], one[name], rtol=1e-3)
     with np.load(tmp_path / "two" / "evaluated0.npz") as first:
         with np.load(tmp_path / "two" / "evaluated1.npz") as second:
             for name in first.files:
                 np.testing.assert_array_equal(first[name], second[name])
+    goes_on_in_one_process(data, tmp_path / "two", monkeypatch)
+
+
+def goes_on_in_one_process(data, work, monkeypatch):
+    """What two processes saved is read on one device to the bit, and trains on."""
+    class Watched(Checkpoints):
+        def restore(self, abstract, step=None):
+            restored.append(super().restore(abstract, step))
+            return restored[-1]
+
+    monkeypatch.setattr(loop, "Checkpoints", Watched)
+    restored, before = [], read_log(work / "log.jsonl")
+    tiny_run.run(data, work, mesh=tiny_world.one_device())  # has ended already
+    (state, facts), = restored
+    assert facts["done"] == 12
+    with np.load(work / "evaluated0.npz") as last:  # the averages of step 12
+        for path, leaf in jax.tree.leaves_with_path(state.ema):
+            np.testing.assert_array_equal(leaf, last[jax.tree_util.keystr(path)])
+    shutil.rmtree(work / "checkpoints" / "12")
+    tiny_run.run(data, work, mesh=tiny_world.one_device())
+    assert restored[1][1]["done"] == 9
+    for one, two in zip(before, read_log(work / "log.jsonl"), strict=True):
+        for name in one.keys() - TIMES - {"valid.figure"}:
+            np.testing.assert_allclose(two[name], one[name], rtol=1e-3)
 
 
 KILLS = int(os.environ.get("OXYREC_TEST_KILLS", "1"))  # 20 by hand
