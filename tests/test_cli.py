@@ -8,10 +8,13 @@ import subprocess
 import sys
 import types
 
+import jax
+import numpy as np
 import pytest
 
 import tiny_workdir
 from oxyrec_jax import cli, workflow, workspace
+from oxyrec_jax.train.parameters import read_params
 
 
 USER = "user-00000000"
@@ -249,3 +252,35 @@ def test_quickstart_walks_the_whole_path_on_the_shop(tmp_path, oxyrec):
     rows = json.loads(asked.out)["recommendations"]
     assert [row["rank"] for row in rows] == [1, 2, 3]
     assert all(row["title"] for row in rows)
+
+
+def spoiled(folder, spoil):
+    """Spoils the largest file of a checkpoint; returns which it is."""
+    path = max((path for path in folder.rglob("*") if path.is_file()
+                and path.name != "manifest.json"), key=lambda path: path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    path.unlink()
+    if spoil != "missing":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content[:7] if spoil == "half" else content)
+    return path
+
+
+def test_training_goes_on_before_a_damaged_checkpoint_and_refuses_where_all_are(
+        oxyrec, copied, caplog):
+    run = copied / "train" / "seed0"
+    before = read_params(run / "best")
+    path = spoiled(run / "checkpoints" / "4", "bit")
+    found = oxyrec("train", "--workdir", copied, "--json")
+    assert found.code == 0
+    assert f"checkpoint 4 is damaged: {path.absolute()} was changed" in caplog.text
+    assert "4.damaged, and checkpoint 2 is used" in caplog.text
+    after = read_params(run / "best")
+    assert after[1] == before[1]
+    for one, other in zip(*map(jax.tree.leaves, (after[0], before[0])), strict=True):
+        np.testing.assert_array_equal(one, other)
+    lost = spoiled(run / "checkpoints" / "4", "missing")
+    half = spoiled(run / "checkpoints" / "2", "half")
+    refuses(oxyrec("train", "--workdir", copied), "no checkpoint in", "is whole",
+            f"{lost.absolute()} is missing", f"{half.absolute()} has 7 bytes",
+            "to begin anew")
