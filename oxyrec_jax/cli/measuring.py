@@ -16,7 +16,7 @@ class InspectSharding(Verb):
     Examples:
     $ oxyrec inspect sharding --workdir runs/beauty --mesh data=4,fsdp=2
     $ JAX_PLATFORMS=cpu oxyrec inspect sharding experiments/large.py \\
-        --mesh data=16,expert=8 --items 1000000
+        --mesh expert=8,table=16 --items 1000000
     """
 
     items: Annotated[int, arg(
