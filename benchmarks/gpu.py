@@ -5,9 +5,13 @@
 
 Needs jax, flax and optax; neither a network nor grain. Parts, each beside its bound:
 
-    check      loss and gradient in float32 and bfloat16 beside the CPU's float32
+    check      loss and gradient in float32 and bfloat16, by plain and by the device's
+               own attention, beside float64 on the CPU (`float64.py`)
     peak       the best matrix product (random bfloat16), the rate of memory
-    train      MFU of the published sizes over rows and lengths
+    train      MFU of the published sizes over rows and lengths, with the way that
+               attention takes; once more without the fused one, and layers as a loop
+    input      rows that the host lays out : rows that the steps above take, by NumPy
+               alone and one thread, as grain may not be there
     decode     latency of constrained beam search, encoder included
     lookup     rows of an embedding table, bytes moved : memory rate
     optimizer  AdamW on flat parameters, bytes moved : memory rate
@@ -28,6 +32,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import float64
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,8 +40,9 @@ import optax
 from flax import linen as nn
 
 from oxyrec_jax import parallel, profiling
+from oxyrec_jax.data import packing
 from oxyrec_jax.decode.recommend import recommend
-from oxyrec_jax.models import flops, sizes
+from oxyrec_jax.models import attention, flops, sizes
 from oxyrec_jax.models.config import ModelConfig
 from oxyrec_jax.models.generator import Generator
 from oxyrec_jax.models.moe import MoEConfig
@@ -46,10 +52,14 @@ from oxyrec_jax.train import step as steps
 
 TOY = ModelConfig(width=32, heads=2, head_width=16, mlp_width=32, encoder_layers=1,
                   decoder_layers=1, causal=False, item_embedding=False, dropout=0.0,
-                  moe=MoEConfig(2, 1), dtype="bfloat16")
-# Name, rows, length; what a size is first run with, then longer and wider.
-SHAPES = (("0.1B", 64, 512), ("0.1B", 256, 512), ("0.4B", 64, 512), ("0.7B", 32, 512),
-          ("0.7B", 64, 512), ("0.7B", 16, 2048), ("1.5B", 16, 512))
+                  moe=MoEConfig(2, 1), dtype="bfloat16", positions="rotary")
+# Name, rows, length; what a size is first run with, then longer and wider; changes.
+SHAPES: tuple[tuple[str, int, int, dict[str, Any]], ...] = (
+    ("0.1B", 256, 512, {}), ("0.4B", 64, 512, {}), ("0.7B", 32, 512, {}),
+    ("0.7B", 64, 512, {}), ("0.7B", 64, 512, {"attention": "plain"}),
+    ("0.7B", 64, 512, {"scan": True}), ("0.7B", 16, 2048, {}), ("1.5B", 16, 512, {}))
+# Of loss and gradient, to float64: rounding gives 1e-6 and 0.015, TF32 products 1e-3.
+LIMITS = {"float32": 1e-4, "bfloat16": 5e-2}
 DECODES = (("0.7B", 1, 1000, 256), ("0.7B", 8, 1000, 256))  # rows, length, beams
 Rows = list[dict[str, Any]]
 
@@ -62,7 +72,9 @@ def main() -> None:
     found: dict[str, Any] = {"device": device.device_kind, "jax": jax.__version__}
     found["peak"] = peak(options.toy)
     parts: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
-        "check": check, "train": lambda: train(options.toy, found["peak"]),
+        "check": lambda: check(options.toy),
+        "train": lambda: train(options.toy, found["peak"]),
+        "input": lambda: host_rows(options.toy, found["train"]),
         "decode": lambda: decode(options.toy, found["peak"]),
         "lookup": lambda: lookup(options.toy, found["peak"]),
         "optimizer": lambda: optimizer(options.toy, found["peak"])}
@@ -86,7 +98,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flag = {"action": "store_true"}
-    parser.add_argument("--toy", help="small shapes, for a CPU", **flag)
+    parser.add_argument("--toy", "--quick", help="small shapes, for a CPU", **flag)
     parser.add_argument("--json", help="one JSON object as the last line", **flag)
     parser.add_argument("--minutes", type=float, default=8.0,
                         help="no part begins after these (8)")
@@ -132,47 +144,60 @@ def init(model: Generator, batch: Any, catalogue: Any) -> Any:
         jax.random.key(0), example, catalogue.tables)["params"]))()
 
 
-def check() -> Iterator[dict[str, Any]]:
-    """Loss and gradient of a small network, on this device and on the CPU."""
-    base = dataclasses.replace(TOY, width=128, head_width=64, mlp_width=128,
-                               encoder_layers=2, decoder_layers=2)
-    found: dict[str, Any] = {}
-    cpu = jax.devices("cpu")[0]
-    for name, dtype, device in (("cpu float32", "float32", cpu),
-                                ("float32", "float32", jax.devices()[0]),
-                                ("bfloat16", "bfloat16", jax.devices()[0])):
-        cfg = dataclasses.replace(base, dtype=dtype)
-        with jax.default_device(device), jax.default_matmul_precision("highest"):
-            model, catalogue, batch = make(cfg, 8, 64, 1000, (64, 64, 64))
-            if not found:
-                params = jax.device_get(init(model, batch, catalogue))
-
-            def loss(params: Any, model: Any = model, catalogue: Any = catalogue,
-                     batch: Any = batch) -> Any:
-                total, _ = objective.supervised_loss(
-                    model, params, jax.tree.map(jnp.asarray, batch), catalogue,
-                    jax.random.key(0), objective.ObjectiveConfig())
-                return total.mean()
-            value, slope = jax.jit(jax.value_and_grad(loss))(params)
-            found[name] = float(value), np.concatenate(
-                [np.asarray(leaf, np.float64).ravel() for leaf in
-                 jax.tree.leaves(jax.device_get(slope))])
-    true, slope = found["cpu float32"]
-    for name, limit in (("float32", 1e-3), ("bfloat16", 5e-2)):
-        value, own = found[name]
+def check(toy: bool) -> Iterator[dict[str, Any]]:
+    """Loss and gradient of a small dense network on this device, beside float64."""
+    base = float64.CONFIG
+    if toy:
+        base = dataclasses.replace(base, width=32, mlp_width=32, encoder_layers=1,
+                                   decoder_layers=1)
+    widths = (64, 64, 64)
+    model, catalogue, batch = make(base, 8, 63, 1000, widths)
+    batch["segments"][::2, :9] = 0
+    params = jax.device_get(init(model, batch, catalogue))
+    true, slope = float64.loss_and_gradient(base, widths, params, batch,
+                                            np.asarray(catalogue.tables.codes))
+    slope = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(slope)])
+    for dtype, way in (("float32", "plain"), ("bfloat16", "plain"),
+                       ("bfloat16", "auto")):
+        cfg = dataclasses.replace(base, dtype=dtype, attention=way)
+        value, own = _slope(model.clone(cfg=cfg), params, batch, catalogue)
         error = float(np.linalg.norm(own - slope) / np.linalg.norm(slope))
-        yield {"dtype": name, "loss_error": abs(value - true) / true,
-               "gradient_error": error,
-               "verdict": "as the CPU" if error < limit else "WRONG"}
+        far = abs(value - true) / true
+        yield {"dtype": dtype, "attention": _path(cfg).name, "loss_error": far,
+               "gradient_error": error, "limit": LIMITS[dtype],
+               "verdict": "as float64" if max(error, far) < LIMITS[dtype] else "WRONG"}
+
+
+def _slope(model: Generator, params: Any, batch: Any, catalogue: Any
+           ) -> tuple[float, np.ndarray]:
+    """Loss, and the gradient as one vector, of products of the highest precision."""
+    def loss(params: Any) -> Any:
+        total, _ = objective.supervised_loss(
+            model, params, jax.tree.map(jnp.asarray, batch), catalogue,
+            jax.random.key(0), objective.ObjectiveConfig())
+        return total.mean()
+    with jax.default_matmul_precision("highest"):
+        value, slope = jax.jit(jax.value_and_grad(loss))(params)
+    return float(value), np.concatenate([
+        np.asarray(leaf, np.float64).ravel()
+        for leaf in jax.tree.leaves(jax.device_get(slope))])
+
+
+def _path(cfg: ModelConfig) -> attention.Path:
+    return attention.attention_path(cfg, jax.devices()[0].platform)
 
 
 def train(toy: bool, peaks: dict[str, float]) -> Iterator[dict[str, Any]]:
     """MFU of a whole training step, AdamW included."""
-    shapes = (("toy", 8, 16),) if toy else SHAPES
-    for name, rows, length in shapes:
-        cfg = TOY if toy else sizes.SIZES[name].model
-        yield _or_no_memory({"size": name, "rows": rows, "length": length},
-                            lambda: _train(cfg, rows, length, toy, peaks))
+    shapes = (("toy", 8, 16, {}),) if toy else SHAPES
+    for name, rows, length, options in shapes:
+        cfg = dataclasses.replace(TOY if toy else sizes.SIZES[name].model, **options)
+        path = _path(cfg)
+        print(f"           {name} {options or ''}: attention {path.name}: "
+              f"{path.reason}")
+        yield _or_no_memory(
+            {"size": name, "rows": rows, "length": length, "attention": path.name,
+             "scan": cfg.scan}, lambda: _train(cfg, rows, length, toy, peaks))
 
 
 def _train(cfg: ModelConfig, rows: int, length: int, toy: bool,
@@ -202,6 +227,29 @@ def _train(cfg: ModelConfig, rows: int, length: int, toy: bool,
             "of_product_rate": needed / seconds / peaks["gemm"],
             "tokens_per_s": rows * length / seconds,
             "compile_s": round(compiling, 1)}
+
+
+def host_rows(toy: bool, trained: Rows) -> Iterator[dict[str, Any]]:
+    """Rows that NumPy lays out of a log in memory, for each shape that was trained."""
+    rng = np.random.default_rng(0)
+    events, users = (20_000, 100) if toy else (20_000_000, 100_000)
+    log = rng.integers(0, 100_000, events).astype(np.int32)
+    ends = np.sort(rng.integers(1, events, users))
+    for rows, length, step in dict.fromkeys(
+            (one["rows"], one["length"], one["ms"]) for one in trained if "ms" in one):
+        def batch(rows: int = rows, length: int = length) -> np.ndarray:
+            last = ends[rng.integers(0, users, rows)]
+            first = np.maximum(last - length, 0)
+            counts = last - first
+            items = np.zeros((rows, length), np.int32)
+            segments = np.zeros((rows, length), np.int32)
+            row, place = np.repeat(np.arange(rows), counts), packing.count_up(counts)
+            items[row, place] = log[packing.spans(first, last)]
+            segments[row, place] = 1
+            return items
+        made, taken = rows / timed(batch, 20), rows / (1e-3 * step)
+        yield {"rows": rows, "length": length, "made_per_s": made,
+               "taken_per_s": taken, "margin": made / taken}
 
 
 def decode(toy: bool, peaks: dict[str, float]) -> Iterator[dict[str, Any]]:

@@ -65,8 +65,11 @@ def attention_path(cfg: ModelConfig, platform: str) -> Path:
 
 
 def platform() -> str:
-    """Where programs run that are traced now."""
-    return jax.default_backend()
+    """Where programs run that are traced now; "rocm" for the GPUs without cuDNN."""
+    name = jax.default_backend()
+    if name == "gpu" and "cuda" not in jax.devices()[0].client.platform_version:
+        return "rocm"
+    return name
 
 
 def attend_of(cfg: ModelConfig) -> Callable[..., Array]:
