@@ -8,6 +8,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Compiling is most of the suite's time, and nearly every program runs a few times on a
 # few numbers. Processes that tests start inherit it; `optimised` turns it off.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+# Commands that tests start leave the user's own cache of programs alone.
+os.environ.setdefault("OXYREC_COMPILE_CACHE", "off")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

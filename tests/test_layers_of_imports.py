@@ -15,7 +15,8 @@ NAME = PACKAGE.name
 ROWS = (
     ("errors",),  # all that the command line needs before a verb runs
     ("base", "stated"),
-    ("artifacts", "progress", "huge_pages"),  # wanted from the next row on
+    ("artifacts", "progress", "huge_pages",  # wanted from the next row on
+     "compile_cache"),
     ("parallel", "profiling", "losses", "metrics", "llm"),
     ("chat",),
     ("data", "models", "thinking", "checkpoint"),

@@ -10,6 +10,7 @@ from typing import Annotated, Union
 import tyro
 from tyro.conf import subcommand
 
+from oxyrec_jax import compile_cache
 from oxyrec_jax.cli import extras
 from oxyrec_jax.cli.building import Align, Prepare, Quickstart, Tokenize, Train
 from oxyrec_jax.cli.exporting import Export
@@ -41,6 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     _set_up_logging()
     verb = _parse(sys.argv[1:] if arguments is None else arguments)
+    kept = compile_cache.keep()
     try:
         found = verb.work()
     except InputError as error:
@@ -57,6 +59,9 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("oxyrec: stopped; the same command continues", file=sys.stderr)
         raise SystemExit(130) from None
+    finally:
+        if kept is not None:
+            kept.tell()
     if not verb.speaks():
         return
     if verb.json:
