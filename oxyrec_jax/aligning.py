@@ -19,6 +19,7 @@ from oxyrec_jax import artifacts, parallel, progress
 from oxyrec_jax.base import InputError
 from oxyrec_jax.config import Experiment
 from oxyrec_jax.data.align_requests import AlignRequests
+from oxyrec_jax.data.instruction_table import InstructionTable
 from oxyrec_jax.data.pipeline import Batch
 from oxyrec_jax.data.profiles import load_profiles
 from oxyrec_jax.decode.recommend import recommend
@@ -27,13 +28,14 @@ from oxyrec_jax.judge_requests import LogRequests
 from oxyrec_jax.judging import load_judge, of_targets
 from oxyrec_jax.models.scorer import Scorer
 from oxyrec_jax.ranking import catalogue_digest, load_ranker
-from oxyrec_jax.ready import Ready, load, starting_parameters, texts_of
+from oxyrec_jax.ready import (Ready, instruction_table_of, load,
+                              starting_parameters, texts_of)
 from oxyrec_jax.rewards import mapping as rewards_lib
 from oxyrec_jax.train import parameters
 from oxyrec_jax.train.align_loop import Judge, Setting, align_run, drawing
 from oxyrec_jax.train.align_settings import AlignConfig
-from oxyrec_jax.train.signals import (OF_RANKER, OF_VECTORS, SignalSources,
-                                      check_names)
+from oxyrec_jax.train.signals import (OF_RANKER, OF_VECTORS, TRAJECTORY,
+                                      SignalSources, check_names)
 from oxyrec_jax.validation import validate
 from oxyrec_jax.workspace import Workspace, begin_run, open_workspace, share
 
@@ -180,8 +182,22 @@ def _requests(space: Workspace, ready: Ready, signals_of: SignalSources, split: 
         ready.dataset, batch=batch, logged=logged, split=split, seed=seed,
         history=cfg.train.pipeline.history, columns=columns,
         long=cfg.model.retrieval.events, behaviour=cfg.instructions.behaviour,
-        scenarios=cfg.train.pipeline.scenarios, process_index=jax.process_index(),
+        scenarios=cfg.train.pipeline.scenarios, told=_told(space, ready, split),
+        horizon=cfg.align.horizon if TRAJECTORY in signals_of.names else 0,
+        process_index=jax.process_index(),
         process_count=jax.process_count())
+
+
+def _told(space: Workspace, ready: Ready, split: str) -> InstructionTable | None:
+    """The texts that a teacher reads in training, where there is one."""
+    distil = space.cfg.align.distil
+    if not distil.weight or split != "train":
+        return None
+    if "instruction" not in ready.model.columns:
+        raise InputError(f"align.distil.weight is {distil.weight}, and the network "
+                         "reads no text that a teacher could be told; train one with "
+                         "model.instructions.reasoning=true, or set it to 0")
+    return instruction_table_of(space, ready.dataset, distil.told)
 
 
 def _mapping(space: Workspace, ready: Ready, seed: int, start: Any,

@@ -7,6 +7,7 @@ import numpy as np
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data import impressions
 from oxyrec_jax.data.dataset import Dataset
+from oxyrec_jax.data.instruction_table import InstructionTable
 from oxyrec_jax.data.pipeline import Batch, eval_batches
 from oxyrec_jax.data.target_weights import target_events, targets_in
 
@@ -22,6 +23,10 @@ class AlignRequests:
                                 there are fewer; the chosen one alone where the log
                                 tells nothing of what was shown
         rows      [B] int32     numbers of the targets
+        future    [B, H] int32  where asked for: the chosen item and the person's next
+                                events of the same split, -1 where there are fewer
+        told      [B, 1, F]     where asked for, float32: vector of the text that the
+                                request carries for a teacher
 
     Attributes:
       steps_per_epoch: batches in which each request appears, the last left out where
@@ -31,6 +36,7 @@ class AlignRequests:
     def __init__(self, dataset: Dataset, *, batch: int, logged: int, history: int,
                  columns: tuple[str, ...] = (), long: int = 0, behaviour: str = "",
                  scenarios: tuple[str, ...] = (), split: str = "train", seed: int,
+                 horizon: int = 0, told: InstructionTable | None = None,
                  process_index: int = 0, process_count: int = 1):
         """Plans the epochs of a split.
 
@@ -42,6 +48,9 @@ class AlignRequests:
           scenarios: names of those whose requests are asked; empty: all.
           split: whose targets.
           seed: of the order.
+          horizon: H; 0: `future` is not made. Events of another split are never in it:
+            what is learnt from does not know what is asked later.
+          told: the texts of `told`; None: it is not made.
           process_index: which slice of each batch to make.
           process_count: into how many a batch is cut.
 
@@ -65,6 +74,8 @@ class AlignRequests:
         self._scenario = (dataset.column("scenario")[self._events].astype(np.int32)
                           if "scenario" in dataset.columns
                           else np.zeros(len(self._events), np.int32))
+        self._future = _taken_later(dataset, split, horizon) if horizon else None
+        self._told = told
         self._batch, self._seed = batch, seed
         local = batch // process_count
         self._mine = slice(process_index * local, (process_index + 1) * local)
@@ -87,7 +98,22 @@ class AlignRequests:
         batch["scenario"] = self._scenario[numbers]
         batch["logged"] = self._shown[numbers]
         batch["rows"] = np.asarray(numbers, np.int32)
+        if self._future is not None:
+            batch["future"] = self._future[numbers]
+        if self._told is not None:
+            batch["told"] = self._told.take(self._events[numbers])[:, None]
         return batch
+
+
+def _taken_later(dataset: Dataset, split: str, most: int) -> np.ndarray:
+    """`[R, most]` int32: each target's item and the next ones of its split's row."""
+    rows = dataset.split(split)
+    count = rows[:, 2] - rows[:, 1]
+    left = np.repeat(rows[:, 2], count) - dataset.targets(split)[:, 1]
+    events = target_events(dataset, split)[:, None] + np.arange(most)
+    inside = np.arange(most) < left[:, None]
+    items = dataset.column("item")[np.where(inside, events, 0)]
+    return np.where(inside, items, -1).astype(np.int32)
 
 
 def _shown_beside(dataset: Dataset, events: np.ndarray, most: int) -> np.ndarray:

@@ -10,6 +10,7 @@ they are mixed is ours.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import jax
@@ -122,6 +123,46 @@ def code_log_probs(model: Generator, params: Any, batch: dict[str, Array],
     if normalise not in ("legal", "full"):
         raise ValueError(f"{normalise=}, expected 'legal' or 'full'")
 
+    codes, found = catalogue.tables.codes[items], []
+    for level, (logits, children, legal) in enumerate(_scored(
+            model, params, batch, catalogue, items, temperature)):
+        over = logits
+        if normalise == "legal":
+            over = jnp.where(legal, jnp.take_along_axis(logits, children, axis=-1),
+                             -jnp.inf)
+        total = jax.nn.logsumexp(over, axis=-1)
+        if level == 0:  # one row for all candidates
+            chosen = jnp.take_along_axis(logits[:, 0], codes[..., 0], axis=-1)
+        else:
+            chosen = jnp.take_along_axis(logits, codes[..., level, None], -1)[..., 0]
+        found.append(chosen - total)
+    return jnp.stack(found, axis=-1)
+
+
+def code_distributions(model: Generator, params: Any, batch: dict[str, Array],
+                       catalogue: Catalogue, items: Array, *,
+                       temperature: Array | float = 1.0) -> list[Array]:
+    """What the policy thinks of every legal code along the codes of given items.
+
+    Args:
+      model, params, batch, catalogue, items, temperature: as of `code_log_probs`.
+
+    Returns:
+      For each level `[B, G, M]` float32, nats: the log-probabilities of the children of
+      each item's prefix, -inf where there are fewer than M. G is 1 on the first level,
+      which all items share.
+    """
+    return [jax.nn.log_softmax(jnp.where(
+        legal, jnp.take_along_axis(logits, children, axis=-1), -jnp.inf), axis=-1)
+        for logits, children, legal in _scored(model, params, batch, catalogue, items,
+                                               temperature)]
+
+
+def _scored(model: Generator, params: Any, batch: dict[str, Array],
+            catalogue: Catalogue, items: Array, temperature: Array | float
+            ) -> Iterator[tuple[Array, Array, Array]]:
+    """Each level's logits `[B, G, V]` (G is 1 on the first), and of each prefix the
+    children `[B, G, M]` and which of them there are."""
     def ask(*args: Any, **options: Any) -> Any:
         return model.apply({"params": params}, *args, **options)
 
@@ -130,23 +171,12 @@ def code_log_probs(model: Generator, params: Any, batch: dict[str, Array],
     codes, paths = catalogue.tables.codes[items], catalogue.paths[items]
     size, group = items.shape
     past: Any = ()
-    found = []
     for level in range(len(model.widths)):
         before = codes[..., level - 1] if level else None
         nodes = paths[..., level - 1] if level else jnp.zeros((size, 1), jnp.int32)
         logits, past = ask(search, past, before, level, method="search_step")
-        logits = logits.astype(jnp.float32) / temperature
-        over = logits
-        if normalise == "legal":
-            children, _, legal = trie_lib.children(catalogue.trie, level, nodes)
-            over = jnp.where(legal, jnp.take_along_axis(logits, children, axis=-1),
-                             -jnp.inf)
-        total = jax.nn.logsumexp(over, axis=-1)
-        if level == 0:  # one row for all candidates
-            chosen = jnp.take_along_axis(logits[:, 0], codes[..., 0], axis=-1)
+        children, _, legal = trie_lib.children(catalogue.trie, level, nodes)
+        yield logits.astype(jnp.float32) / temperature, children, legal
+        if level == 0:
             past = jax.tree.map(lambda leaf: jnp.broadcast_to(
                 leaf, (size, group, *leaf.shape[2:])), past)
-        else:
-            chosen = jnp.take_along_axis(logits, codes[..., level, None], -1)[..., 0]
-        found.append(chosen - total)
-    return jnp.stack(found, axis=-1)

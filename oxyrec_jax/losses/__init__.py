@@ -20,6 +20,7 @@ from oxyrec_jax.losses.advantages import (
 from oxyrec_jax.losses.alignment import info_nce_loss, q2i_loss
 from oxyrec_jax.losses.binary import binary_loss
 from oxyrec_jax.losses.diagnostics import policy_diagnostics
+from oxyrec_jax.losses.distillation import distillation_loss
 from oxyrec_jax.losses.kl import kl_penalty
 from oxyrec_jax.losses.likelihood import chunked_next_code_loss, next_code_loss
 from oxyrec_jax.losses.masked import masked_code_loss
@@ -48,6 +49,7 @@ __all__ = [
     "chunked_next_code_loss",
     "cispo_loss",
     "dapo_loss",
+    "distillation_loss",
     "dpo_loss",
     "dr_grpo_loss",
     "ecpo_loss",

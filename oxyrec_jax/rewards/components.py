@@ -48,6 +48,32 @@ def token_hit_reward(codes: Array, wanted: Array, *, discount: float = 0.5) -> A
     return right @ weights / jnp.sum(weights)
 
 
+def trajectory_reward(codes: Array, future: Array, real: Array, *,
+                      discount: float = 0.5, fade: float = 0.8) -> Array:
+    """How much of what the person went on to take a candidate tells, in [0, 1].
+
+    R = max_h f^h · sum_t g^(t-1) 1[c_t = w_ht] / sum_t g^(t-1)
+
+    over the H events from the request on, h from 0: the log itself can check it.
+
+    Args:
+      codes: `[B, G, T]` int, of the candidates.
+      future: `[B, H, T]` int: the chosen item first, then what was taken later.
+      real: `[B, H]` bool: where there is such an event.
+      discount: g, in (0, 1].
+      fade: f, in (0, 1]: what an event is worth beside the one before it.
+
+    Source: verifiable reward of a trajectory of items, OxygenREC-v2, arXiv 2607.24255,
+    with its token-hit reward; one candidate against all later events, the best of them
+    counting, and f are ours.
+    """
+    weights = discount ** jnp.arange(codes.shape[-1], dtype=jnp.float32)
+    right = (codes[:, :, None] == future[:, None]).astype(jnp.float32)
+    hits = right @ weights / jnp.sum(weights)  # [B, G, H]
+    worth = fade ** jnp.arange(future.shape[1], dtype=jnp.float32)
+    return jnp.max(jnp.where(real[:, None], hits * worth, 0), axis=-1)
+
+
 def relevance_reward(candidates: Array, context: Array) -> Array:
     """Cosine of each candidate and what was asked for, in [-1, 1].
 

@@ -22,7 +22,8 @@ import optax
 
 from oxyrec_jax import losses
 from oxyrec_jax.base import Array, Weighted
-from oxyrec_jax.decode.rollout import Rollouts, code_log_probs, roll_out
+from oxyrec_jax.decode.rollout import (Rollouts, code_distributions, code_log_probs,
+                                       roll_out)
 from oxyrec_jax.decode.sampling import Sampling, request_keys
 from oxyrec_jax.models.generator import Generator
 from oxyrec_jax.rewards import mapping as rewards_lib
@@ -147,36 +148,65 @@ def update(model: Generator, cfg: AlignConfig,
     Args:
       model, cfg, optimizer: static.
       params, moments: of the policy and its optimiser.
-      batch, catalogue: as in `appraise`.
+      batch, catalogue: as in `appraise`; with `told` `[B, 1, F]` where the policy
+        learns from itself (`cfg.distil`).
       seen: what it gave.
 
     Returns:
       The new parameters and moments, and scalar figures: "loss", "policy", "anchor",
       "gradient_norm", "reward" (of what was drawn; of all where nothing was),
-      "reward_all", "target_reward", "synthetic", "legality" and those of
-      `policy_diagnostics`.
+      "reward_all", "target_reward", "synthetic", "legality", those of
+      `policy_diagnostics` and, where the policy learns from itself, "distil".
     """
     group = Group(seen.old, seen.reference, seen.rewards, seen.target_rewards,
                   seen.semantic, seen.judged)
     items = jnp.concatenate([seen.rollouts.items, batch["targets"]], axis=1)
     count = seen.rollouts.items.shape[1]
 
-    def loss_of(params: Any) -> tuple[Array, tuple[Weighted, Array, Array]]:
+    def loss_of(params: Any) -> tuple[Array, tuple[dict[str, Array], Array]]:
         every = code_log_probs(model, params, batch, catalogue, items,
                                temperature=cfg.temperature,
                                normalise=cfg.normalise)  # type: ignore[arg-type]
         own = every[:, :count]
         policy = policy_loss(cfg.policy, own, group)
         anchor = -jnp.mean(jnp.sum(every[:, count], axis=-1))
-        return policy.mean() + cfg.anchor * anchor, (policy, anchor, own)
+        terms = {"policy": policy.mean(), "anchor": anchor}
+        total = terms["policy"] + cfg.anchor * anchor
+        if cfg.distil.weight:
+            terms["distil"] = _distilled(model, cfg, params, batch, catalogue,
+                                         seen).mean()
+            total = total + cfg.distil.weight * terms["distil"]
+        return total, (terms, own)
 
-    (loss, (policy, anchor, own)), slope = jax.value_and_grad(
+    (loss, (terms, own)), slope = jax.value_and_grad(
         loss_of, has_aux=True)(params)
     changes, moments = optimizer.update(slope, moments, params)
     figures = _figures(own, seen) | {
-        "loss": loss, "policy": policy.mean(), "anchor": anchor,
-        "gradient_norm": optax.tree.norm(slope)}
+        "loss": loss, **terms, "gradient_norm": optax.tree.norm(slope)}
     return optax.apply_updates(params, changes), moments, figures
+
+
+def _distilled(model: Generator, cfg: AlignConfig, params: Any, batch: Batch,
+               catalogue: Catalogue, seen: Experience) -> Weighted:
+    """How far the policy is from itself when its requests carry better texts.
+
+    Source: OxygenREC-v2, arXiv 2607.24255: shared weights, the best of a group. That a
+    better text is what the teacher is told is ours; the paper's sees the future.
+    """
+    items = seen.rollouts.items
+    if cfg.distil.of == "best":
+        best = jnp.argmax(seen.rewards, axis=1, keepdims=True)
+        items = jnp.take_along_axis(items, best, axis=1)
+    both = [code_distributions(model, given, asked, catalogue, items,
+                               temperature=cfg.temperature) for given, asked in (
+        (params, batch),
+        (jax.lax.stop_gradient(params), batch | {"target_instruction": batch["told"]}))]
+    parts = [losses.distillation_loss(own, told, jnp.ones(own.shape[:-1], bool),
+                                      certain=cfg.distil.certain)
+             for own, told in zip(*both, strict=True)]
+    # Each level by its mean: the first one has one row for all candidates.
+    return Weighted(sum((part.mean() for part in parts), jnp.float32(0)),
+                    jnp.float32(1))
 
 
 def _figures(log_probs: Array, seen: Experience) -> dict[str, Array]:

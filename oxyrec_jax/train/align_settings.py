@@ -37,6 +37,35 @@ class Alarms:
 
 
 @dataclasses.dataclass(frozen=True)
+class DistilConfig:
+    """What the policy learns from itself when it is told more than its requests tell.
+
+    Attributes:
+      weight: of the loss beside that of the policy; 0 leaves it out.
+      told: kind of texts that the teacher's requests carry, such as "oracle" of a
+        simulated shop, or "store" of any log that `oxyrec think` wrote for. The
+        student reads those that the network is trained with.
+      of: "best", the codes of the candidate with the highest reward of each group, or
+        "all" of its candidates.
+      certain: as of `losses.distillation_loss`, nats.
+    """
+
+    weight: float = 0.0
+    told: str = "oracle"
+    of: str = "best"
+    certain: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, good, expected in (
+                ("weight", self.weight >= 0, "at least 0"),
+                ("of", self.of in ("best", "all"), "best or all"),
+                ("certain", self.certain >= 0, "at least 0")):
+            if not good:
+                raise InputError(f"align.distil.{name} is {getattr(self, name)!r}, "
+                                 f"expected {expected}")
+
+
+@dataclasses.dataclass(frozen=True)
 class AlignConfig:
     """How a pre-trained generator is aligned. Values are ours where none is named.
 
@@ -55,7 +84,9 @@ class AlignConfig:
         learn from them, at least `updates` - 1. Above it the sampler is renewed.
       policy: the objective.
       anchor: weight of the next-code loss on the logged choice.
+      distil: what the policy learns from itself, told more.
       reward: its components by the name of their signal, see `train.signals`.
+      horizon: events from the request on that the component trajectory looks at.
       ranker: work directory of a trained ranking model, for the components that need
         one; "": none.
       judge: work directory where `oxyrec judge` made the judge that the experiment's
@@ -85,8 +116,10 @@ class AlignConfig:
     staleness: int = 1
     policy: PolicyConfig = PolicyConfig()
     anchor: float = 0.1
+    distil: DistilConfig = DistilConfig()
     reward: Mapping[str, Component] = dataclasses.field(
         default_factory=lambda: {"tokens": Component("none")})
+    horizon: int = 5
     ranker: str = ""
     judge: str = ""
     fit: int = 512
@@ -102,8 +135,8 @@ class AlignConfig:
     alarms: Alarms = Alarms()
 
     def __post_init__(self) -> None:
-        counts = ("steps", "batch", "updates", "fit", "log_every", "evaluate_every",
-                  "checkpoint_every", "held_out")
+        counts = ("steps", "batch", "updates", "fit", "horizon", "log_every",
+                  "evaluate_every", "checkpoint_every", "held_out")
         for name, good, expected in (
                 *((name, getattr(self, name) >= 1, "at least 1") for name in counts),
                 ("group", 2 <= self.group <= 512, "2 to 512"),
@@ -131,7 +164,8 @@ class AlignConfig:
         """The same for the compiled programs, which do not read the other fields."""
         return dataclasses.replace(
             self, log_every=1, evaluate_every=1, checkpoint_every=1, patience=0, fit=1,
-            held_out=1, alarms=Alarms(), metric="", guard="", ranker="", judge="")
+            held_out=1, horizon=1, alarms=Alarms(), metric="", guard="", ranker="",
+            judge="")
 
     @property
     def logged(self) -> int:

@@ -3,6 +3,7 @@
     format      1: the constrained search draws nothing illegal
     hit         1 where a candidate is what the user chose
     tokens      weighted share of a candidate's codes that are right
+    trajectory  the same of the person's later events, the best of them counting
     relevance   cosine of a candidate and what the request asks for: its instruction,
                 where the network reads one, else the chosen item
     diversity   1 - mean cosine to the others of the group
@@ -25,7 +26,8 @@ from oxyrec_jax.base import Array, InputError
 from oxyrec_jax.rewards import components
 from oxyrec_jax.train.step import Batch
 
-OF_LOG = ("format", "hit", "tokens")
+TRAJECTORY = "trajectory"  # reads `future` of the batch
+OF_LOG = ("format", "hit", "tokens", TRAJECTORY)
 OF_VECTORS = ("relevance", "diversity")
 OF_RANKER = ("click", "conversion", "value")
 AVAILABLE = (*OF_LOG, *OF_VECTORS, *OF_RANKER)
@@ -55,7 +57,8 @@ class SignalSources:
         """`[B, G]` float32 by name, for items `[B, G]`.
 
         Args:
-          batch: with `targets` `[B, 1]`, and what the ranker reads.
+          batch: with `targets` `[B, 1]`, what the ranker reads, and for the signal
+            trajectory `future` `[B, H]` int32, -1 where there is no later event.
           items: candidates; they are compared within their row.
         """
         found: dict[str, Array] = {}
@@ -67,6 +70,10 @@ class SignalSources:
         if "tokens" in self.names:
             found["tokens"] = components.token_hit_reward(
                 self.codes[items], self.codes[target[:, 0]])
+        if TRAJECTORY in self.names:
+            later = batch["future"]
+            found[TRAJECTORY] = components.trajectory_reward(
+                self.codes[items], self.codes[jnp.maximum(later, 0)], later >= 0)
         if self.vectors is not None:
             drawn = self.vectors[items]
             if "relevance" in self.names:

@@ -21,6 +21,23 @@ def test_token_hits_weigh_early_codes_more():
     np.testing.assert_allclose(found, [[1, 1.25 / 1.75, 0.75 / 1.75, 0]], rtol=1e-6)
 
 
+def test_a_trajectory_pays_for_what_was_taken_later_and_less_the_later():
+    codes = jnp.array([[[1, 2], [3, 4], [3, 9], [5, 6]]])
+    future = jnp.array([[[1, 2], [3, 4], [5, 6]]])
+    real = jnp.array([[True, True, False]])
+    found = components.trajectory_reward(codes, future, real, discount=0.5, fade=0.8)
+    # The choice itself; the next event; its first code, 1 / 1.5 of it; no such event.
+    np.testing.assert_allclose(found, [[1, 0.8, 0.8 / 1.5, 0]], rtol=1e-6)
+
+
+def test_a_trajectory_of_the_choice_alone_is_the_token_hit():
+    rng = np.random.default_rng(0)
+    codes, wanted = rng.integers(0, 3, (4, 5, 3)), rng.integers(0, 3, (4, 3))
+    np.testing.assert_allclose(
+        components.trajectory_reward(codes, wanted[:, None], np.ones((4, 1), bool)),
+        components.token_hit_reward(codes, wanted), rtol=1e-6)
+
+
 def test_relevance_is_a_cosine_and_zero_for_zero_vectors():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(3, 4, 5)), rng.normal(size=(3, 5))
