@@ -125,8 +125,9 @@ def encode(model: Generator, params: Any, batch: dict[str, Array],
     """
     if model.cfg.decoding != "sequential":
         raise ValueError(f"{model.cfg.decoding=}, expected 'sequential'")
-    found = model.apply({"params": params}, {name: batch[name] for name in model.reads},
-                        catalogue.tables, method="start_search")
+    used = {name: batch[name] for name in model.reads}
+    found: Any = model.apply({"params": params}, used, catalogue.tables,
+                             method="start_search")
     return Encoded(found.memory, found.allowed, found.state)
 
 

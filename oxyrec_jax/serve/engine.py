@@ -61,7 +61,7 @@ class Engine:
         self._before: Live | None = None
         self._change = threading.Condition()
         self._swapping, self._reading = threading.Lock(), threading.Lock()
-        self._waiting: Waiting[Job] = Waiting()
+        self._waiting: Waiting[tuple[int, int, bool], Job] = Waiting()
         self._running = 0
         self._open, self._stopped = True, False
         self._threads = [

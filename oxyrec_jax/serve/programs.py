@@ -164,8 +164,9 @@ class Programs:
             that begin from what they made.
         """
         self.sizes, self.compiled = sizes, 0
-        self._options = ({"xla_cpu_multi_thread_eigen": False}
-                         if alone and jax.default_backend() == "cpu" else None)
+        self._options: dict[str, str | bool] | None = None
+        if alone and jax.default_backend() == "cpu":
+            self._options = {"xla_cpu_multi_thread_eigen": False}
         self._profile, self._text, self.keeps = profile, text, keeps
         self._made: dict[Any, Warm] = {}
         self._seconds: dict[Key, float] = {}

@@ -23,20 +23,21 @@ class Waits(Protocol):
 
 
 One = TypeVar("One", bound=Waits)
+Kind = TypeVar("Kind", bound=Hashable)
 
 
-class Waiting(Generic[One]):
+class Waiting(Generic[Kind, One]):
     """Requests by kind and deadline; the caller holds a lock."""
 
     def __init__(self) -> None:
-        self._heaps: dict[Hashable, list[tuple[float, int, One]]] = {}
+        self._heaps: dict[Kind, list[tuple[float, int, One]]] = {}
         self._came = 0
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def add(self, one: One, kind: Hashable) -> None:
+    def add(self, one: One, kind: Kind) -> None:
         """Puts one among those of its kind; equal deadlines go as they came."""
         heapq.heappush(self._heaps.setdefault(kind, []),
                        (one.deadline, self._came, one))
@@ -55,14 +56,14 @@ class Waiting(Generic[One]):
         self._count -= len(found)
         return found
 
-    def urgent(self) -> tuple[Hashable, float, int] | None:
+    def urgent(self) -> tuple[Kind, float, int] | None:
         """The kind of the earliest deadline, that deadline, and how many there are."""
         if not self._heaps:
             return None
         kind = min(self._heaps, key=lambda kind: self._heaps[kind][0][:2])
         return kind, self._heaps[kind][0][0], len(self._heaps[kind])
 
-    def take(self, kind: Hashable, most: int) -> list[One]:
+    def take(self, kind: Kind, most: int) -> list[One]:
         """Takes out the most urgent of a kind."""
         heap = self._heaps[kind]
         found = [heapq.heappop(heap)[2] for _ in range(min(most, len(heap)))]
