@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from oxyrec_jax import parallel, profiling, progress
 from oxyrec_jax.base import InputError
-from oxyrec_jax.checkpoint import Checkpoints, abstract_like
+from oxyrec_jax.checkpoint import Checkpoints
 from oxyrec_jax.data.pipeline import Pipeline, TrainSource
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.models.config import ModelConfig
@@ -130,14 +130,16 @@ def train(model: Generator | Ranker, dataset: Dataset, catalogue: Catalogue,
     beginning.check_same_run(folder / "run.json", settings,
                              {"train": TrainConfig(), "model": ModelConfig()})
     rows = feed(model, dataset, cfg.pipeline, seed=seed)
-    made = set_up(model, rows.example, catalogue, cfg,
-                  parallel.make_mesh() if mesh is None else mesh, seed=seed, loss=loss)
-    state = made.state
+    mesh = parallel.make_mesh() if mesh is None else mesh
     with Checkpoints(folder / "checkpoints") as checkpoints:
+        resumed = checkpoints.latest() is not None
+        made = set_up(model, rows.example, catalogue, cfg, mesh, seed=seed, loss=loss,
+                      planned=resumed)
+        state = made.state
         run = _Run(cfg, folder, checkpoints, evaluate, rows.source, flops_per_target,
                    peak_flops)
-        if checkpoints.latest() is not None:
-            state, facts = checkpoints.restore(abstract_like(state, made.shardings))
+        if resumed:
+            state, facts = checkpoints.restore(state)
             rows.batches.set_state(facts["batches"])
             run.resume(facts)
             _log.info("continuing %s after step %d", folder, run.done)

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, Sharding
 from oxyrec_jax import parallel
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data.dataset import Dataset
-from oxyrec_jax.data.pipeline import Pipeline, TrainSource, train_batches
+from oxyrec_jax.data.pipeline import Batch, Pipeline, TrainSource, train_batches
 from oxyrec_jax.data.row_plans import weights_of
 from oxyrec_jax.models.generator import Generator
 from oxyrec_jax.models.ranker import Ranker
@@ -42,7 +42,7 @@ class Feed:
     batches: grain.DatasetIterator
 
     @property
-    def example(self) -> step_lib.Batch:
+    def example(self) -> Batch:
         """A batch of the longest rows that there are."""
         return self.source[self.source.longest]
 
@@ -94,7 +94,7 @@ def feed(model: Generator | Ranker, dataset: Dataset, cfg: Pipeline, *, seed: in
                 train_batches(dataset, cfg, **share))
 
 
-def set_up(model: nn.Module, batch: step_lib.Batch, catalogue: Catalogue,
+def set_up(model: nn.Module, batch: dict[str, Any], catalogue: Catalogue,
            cfg: "TrainConfig", mesh: Mesh, *, seed: int,
            loss: step_lib.Loss = supervised_loss, planned: bool = False) -> Setup:
     """Puts network, optimiser, state and step together.
@@ -107,8 +107,9 @@ def set_up(model: nn.Module, batch: step_lib.Batch, catalogue: Catalogue,
       mesh: the devices.
       seed: of parameters and dropout.
       loss: what is minimised; the generator's likelihood by default.
-      planned: nothing is computed and nothing allocated: state, batch and catalogue
-        are `jax.ShapeDtypeStruct` with shardings, and those given may be shapes.
+      planned: the state is `jax.ShapeDtypeStruct` with shardings, to be restored or
+        looked at: nothing is computed. Batch and catalogue may then be shapes too, and
+        are laid out as such.
 
     Raises:
       InputError: an unknown optimiser, or the mesh does not fit the batch.
@@ -119,14 +120,16 @@ def set_up(model: nn.Module, batch: step_lib.Batch, catalogue: Catalogue,
                          f"{parts} parts; make it a multiple")
     optimizer = step_lib.make_optimizer(cfg.optimizer, cfg.steps)
     average = bool(cfg.optimizer.ema)
-    if planned:
+    if isinstance(next(iter(batch.values())), jax.ShapeDtypeStruct):
         batch = _laid(batch, parallel.batch_sharding(mesh))
         catalogue = _laid(catalogue, parallel.replicated(mesh))
-        state, shardings = step_lib.planned_state(model, optimizer, batch, catalogue,
-                                                  mesh, ema=average)
     else:
         batch = parallel.global_batch(batch, mesh)
         catalogue = jax.device_put(catalogue, parallel.replicated(mesh))
+    if planned:
+        state, shardings = step_lib.planned_state(model, optimizer, batch, catalogue,
+                                                  mesh, ema=average)
+    else:
         state, shardings = step_lib.init_state(model, optimizer, batch, catalogue, mesh,
                                                seed=seed, ema=average)
     step = step_lib.make_train_step(model, optimizer, cfg.optimizer, cfg.objective,
@@ -148,7 +151,7 @@ def with_columns(cfg: Pipeline, model: Generator | Ranker, dataset: Dataset
                                long=model.cfg.retrieval.events)
 
 
-def len_of(batch: step_lib.Batch) -> int:
+def len_of(batch: dict[str, Any]) -> int:
     """Rows of a batch."""
     return int(next(iter(batch.values())).shape[0])
 
