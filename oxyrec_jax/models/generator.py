@@ -373,10 +373,11 @@ class Generator(nn.Module):
                        hidden: Array | None = None) -> Array:
         """`[B, J, P + T - 1, D]`: the prefix and the vectors of all codes but the last;
         of a masked decoder `[B, J, P + T, D]`, with those of hidden codes' places."""
-        known = 0 if codes is None or self.cfg.decoding == "parallel" else (
-            codes.shape[-1] - (self.cfg.decoding == "sequential"))
-        after = [self._code_vector(codes[..., level], level) for level in range(known)]
-        lead = (prefix if codes is None else codes).shape[:2]
+        lead, after = (prefix if codes is None else codes).shape[:2], []
+        if codes is not None and self.cfg.decoding != "parallel":
+            known = codes.shape[-1] - (self.cfg.decoding == "sequential")
+            after = [self._code_vector(codes[..., level], level)
+                     for level in range(known)]
         if self.cfg.decoding != "sequential":
             after = masked.fill_places(self.places, after, hidden, lead)
         x = jnp.broadcast_to(prefix, (*lead, *prefix.shape[2:]))
