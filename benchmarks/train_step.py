@@ -2,6 +2,7 @@
 
     python benchmarks/train_step.py --quick --json --peer    # under a minute, two cores
     python benchmarks/train_step.py --peer                   # larger batches, minutes
+    python benchmarks/train_step.py --quick --size 20M       # 20 million parameters
 
 Both train a network of TIGER's size (width 128, 4 + 4 layers, 6 heads of 64, inner
 width 1024, dropout 0.1, AdamW, gradient clipping, float32) on the same made-up log: 4
@@ -58,6 +59,9 @@ DROPOUT = 0.1
 TARGET_RATIO = 5
 TARGET_SHARE = 0.3
 CONFIG = dataclasses.replace(decode.CONFIG, causal=True, dropout=DROPOUT)
+SIZES = {"tiger": CONFIG, "20M": dataclasses.replace(
+    CONFIG, width=512, heads=8, head_width=64, mlp_width=1536, encoder_layers=3,
+    decoder_layers=2)}
 
 
 def main() -> None:
@@ -68,14 +72,15 @@ def main() -> None:
     codes = decode.make_codes(decode.ITEMS)
     with tempfile.TemporaryDirectory() as folder:
         log = write_log(pathlib.Path(folder) / "log", options.users)
-        ours = Ours(log, codes, options.rows)
+        ours = Ours(SIZES[options.size], log, codes, options.rows)
         peers = _peers(log, codes, options) if options.peer else {}
         print_conditions(log, ours, peers, options)
         takers: dict[str, Callable[[], int]] = {"ours": ours.step}
         takers |= {name: peer.step for name, peer in peers.items()}
         rates, peaks = measure(takers, options.repeats)
-    cost = {True: per_target(packed_windows(log), causal=True),
-            False: per_target(single_windows(log), causal=False)}
+    cost = {causal: per_target(windows(log), dataclasses.replace(
+        SIZES[options.size], causal=causal)) for causal, windows in
+        ((True, packed_windows), (False, single_windows))}
     figures = summarise(rates, cost[True], peaks, options.threads)
     # The device's peak is what its product reaches: MFU is the share of that.
     figures |= {"mfu": figures["gemm_share"], "hardware_flops_share": share(
@@ -99,6 +104,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", help="small batches, three turns", **flag)
     parser.add_argument("--json", help="one JSON object as the last line", **flag)
     parser.add_argument("--peer", help="time the peer in the same run", **flag)
+    parser.add_argument("--size", choices=SIZES, default="tiger",
+                        help="of our network; the peer is of TIGER's alone (tiger)")
     parser.add_argument("--rows", type=int,
                         help=f"rows of {ROW_LENGTH} positions in our batch (64; quick: "
                              "16)")
@@ -108,6 +115,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--users", type=int, default=20_000)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
+    if options.peer and options.size != "tiger":
+        parser.error("--peer is of the size tiger; leave out --size")
     options.rows = options.rows or (16 if options.quick else 64)
     options.peer_batch = options.peer_batch or (32 if options.quick else 256)
     options.repeats = options.repeats or (3 if options.quick else 10)
@@ -141,11 +150,12 @@ def write_log(folder: pathlib.Path, users: int, seed: int = 0) -> dataset.Datase
 class Ours:
     """The training step of the package, fed by its grain iterator."""
 
-    def __init__(self, log: dataset.Dataset, codes: np.ndarray, rows: int):
+    def __init__(self, network: generator.ModelConfig, log: dataset.Dataset,
+                 codes: np.ndarray, rows: int):
         cfg = loop.TrainConfig(steps=10_000, pipeline=pipeline.Pipeline(
             batch=rows, history=HISTORY, row_length=ROW_LENGTH))
         popularity = np.bincount(log.column("item"), minlength=len(codes))
-        model = generator.Generator(CONFIG, decode.WIDTHS, len(codes))
+        model = generator.Generator(network, decode.WIDTHS, len(codes))
         catalogue, _ = catalogues.make_catalogue(codes, decode.WIDTHS,
                                                  popularity=popularity)
         feed = setup.feed(model, log, cfg.pipeline, seed=0)
@@ -262,9 +272,8 @@ def single_windows(log: dataset.Dataset) -> list[tuple[int, int]]:
             for position in range(first, last)]
 
 
-def per_target(windows: list[tuple[int, int]], *, causal: bool) -> float:
+def per_target(windows: list[tuple[int, int]], cfg: generator.ModelConfig) -> float:
     """FLOPs of a training step for each supervised target."""
-    cfg = dataclasses.replace(CONFIG, causal=causal)
     total = sum(
         many * flops.forward_flops(cfg, decode.WIDTHS, lengths=[length],
                                    targets=[count]).total
