@@ -5,8 +5,9 @@
     oxyrec train --workdir runs/ranker       # faster: --set train.steps=100
     oxyrec evaluate --workdir runs/ranker    # writes runs/ranker/ranking.html
 
-All four take 145 s of CPU. AUC of clicks 0.735 (the shop's truth: 0.848), calibration
-error 0.008; docs/ranking.md tells the rest.
+Training and evaluation take 120 s of CPU. AUC of clicks 0.724 (the shop's truth:
+0.848), calibration error 0.007, 65 % of pairs of any items in the right order;
+docs/ranking.md tells the rest.
 """
 
 import dataclasses
