@@ -14,6 +14,7 @@ positions do. Masks are boolean, not lengths: rows may hold several histories.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -77,11 +78,12 @@ def attend_of(cfg: ModelConfig) -> Callable[..., Array]:
     path = attention_path(cfg, platform())
     if path.name == "plain":
         return layers.attend
-    return functools.partial(attend_fused, implementation=path.name)
+    return functools.partial(
+        attend_fused, implementation="cudnn" if path.name == "cudnn" else "xla")
 
 
 def attend_fused(query: Array, key: Array, value: Array, bias: Array, allowed: Array, *,
-                 implementation: str) -> Array:
+                 implementation: Literal["xla", "cudnn"]) -> Array:
     """As `layers.attend`, by `jax.nn.dot_product_attention`.
 
     Args:
@@ -107,9 +109,10 @@ def attend_fused(query: Array, key: Array, value: Array, bias: Array, allowed: A
         key, value = _longer(key, more[1]), _longer(value, more[1])
         allowed = jnp.pad(allowed, ((0, 0), (0, 0), (0, more[0]), (0, 0)), "edge")
         allowed = jnp.pad(allowed, ((0, 0), (0, 0), (0, 0), (0, more[1])))
+    query, key, value = (part.swapaxes(1, 2) for part in (query, key, value))
     mixed = jax.nn.dot_product_attention(
-        *(part.swapaxes(1, 2) for part in (query, key, value)),
-        bias=bias if bias.ndim else None, mask=allowed, implementation=implementation)
+        query, key, value, bias=bias if bias.ndim else None, mask=allowed,
+        implementation=implementation)
     return mixed[:, :queries].swapaxes(1, 2)
 
 

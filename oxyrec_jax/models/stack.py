@@ -38,8 +38,7 @@ def run_layers(owner: nn.Module, stack: Sequence[nn.Module],
         for layer in stack:
             x = parallel.lay_rows(call(layer, x))
         return x
-    params = jax.tree.map(lambda *leaves: jnp.stack(leaves),
-                          *(layer.variables["params"] for layer in stack))
+    params = jax.tree.map(_stacked, *(layer.variables["params"] for layer in stack))
     keys = (jax.random.split(owner.make_rng("dropout"), len(stack))
             if owner.has_rng("dropout") else None)
     run = nn.apply(call, stack[0].clone(parent=None, name=None),
@@ -56,3 +55,9 @@ def run_layers(owner: nn.Module, stack: Sequence[nn.Module],
             owner.sow(moe.COLLECTION, "totals",
                       jax.tree.map(lambda leaf, number=number: leaf[number], told))
     return x
+
+
+def _stacked(*leaves: Array) -> Array:
+    """Parameters of all layers as one array; its gradient comes apart by a barrier, as
+    XLA would take long to join the parts with the optimiser's programs."""
+    return jnp.stack([jax.lax.optimization_barrier(leaf) for leaf in leaves])
