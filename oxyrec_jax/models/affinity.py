@@ -74,7 +74,7 @@ class Crossing(nn.Module):
         """
         size = self.heads * self.rank
         own = layers.Linear(size, ("embed", "one"), name="context")(state)
-        if self.profile:
+        if self.profile and profile is not None:
             table = self.param(
                 "profile", layers.axes(nn.initializers.normal(_SPREAD), "one", "one"),
                 (self.profile, size), jnp.float32)
