@@ -101,13 +101,13 @@ def _options() -> argparse.Namespace:
                         help="a second, of a soak (half of saturation)")
     parser.add_argument("--seconds", type=float, help="of each load (30; quick: 4)")
     parser.add_argument("--beams", type=int, default=20)
-    parser.add_argument("--batches", type=int, nargs="+", help="(1 2 4; quick: 1 2)")
-    parser.add_argument("--workers", type=int, default=2, help="batches at a time (2)")
+    parser.add_argument("--batches", type=int, nargs="+", help="(1 4 8; quick: 1 8)")
+    parser.add_argument("--workers", type=int, default=1, help="batches at a time (1)")
     parser.add_argument("--cores", type=int, default=2, help="of the server (2)")
     parser.add_argument("--server", help=argparse.SUPPRESS, **flag)
     options = parser.parse_args()
     options.seconds = options.seconds or (4 if options.quick else 30)
-    options.batches = options.batches or ([1, 2] if options.quick else [1, 2, 4])
+    options.batches = options.batches or ([1, 8] if options.quick else [1, 4, 8])
     return options
 
 

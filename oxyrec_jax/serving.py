@@ -5,13 +5,11 @@
 
 import dataclasses
 import logging
-import os
 import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from oxyrec_jax import artifacts
@@ -33,7 +31,6 @@ from oxyrec_jax.workspace import Workspace, check_run, need
 TOKEN, ADMIN_TOKEN = "OXYREC_SERVE_TOKEN", "OXYREC_SERVE_ADMIN_TOKEN"
 _KINDS = ("category", "brand")  # columns of the item table that filters may name
 _SPARE = 0.125  # share of rows for items that come while the server runs
-_WORKERS = 4  # at most, on a CPU: they share one interpreter; ours
 _AGAIN = 10.0  # seconds after which a store that was not there is looked for again
 _log = logging.getLogger(__name__)
 
@@ -47,8 +44,7 @@ class Serving:
       batches: sizes of batches.
       lengths: sizes of histories; empty: a quarter of the experiment's and all of it.
       queue: requests that may wait.
-      workers: batches that are computed at the same time; 0: on a CPU one for each
-        core, at most 4, elsewhere one.
+      workers: batches that are computed at the same time.
       history_cache: bytes of encoded histories that are kept; 0: none are.
       limits: of one request; tokens are read elsewhere.
       token_file, admin_token_file: in place of the environment variables.
@@ -59,7 +55,7 @@ class Serving:
     batches: tuple[int, ...] = (1, 4, 16)
     lengths: tuple[int, ...] = ()
     queue: int = 256
-    workers: int = 0
+    workers: int = 1
     history_cache: int = 0
     limits: Limits = Limits()
     token_file: pathlib.Path | None = None
@@ -125,14 +121,13 @@ class Opened:
                              )
         sizes = Sizes(cfg.batches, lengths, space.cfg.beams)
         known = ready.dataset.profiles
-        workers = cfg.workers or workers_here()
         programs = Programs(
             sizes, profile=0 if known is None else known.rows.shape[1],
             text=0 if self._texts is None else self._texts.dimension,
-            alone=workers > 1, keeps=cfg.history_cache > 0)
+            alone=cfg.workers > 1, keeps=cfg.history_cache > 0)
         self.engine = Engine(
             _snapshot(space, ready, self._seed), programs, queue=cfg.queue,
-            workers=workers, cache=HistoryCache(cfg.history_cache),
+            workers=cfg.workers, cache=HistoryCache(cfg.history_cache),
             read_texts=None if self._texts is None else self._texts.read)
 
     def reload(self, at_least: Snapshot) -> Snapshot:
@@ -149,13 +144,6 @@ class Opened:
         """Lets go of the instruction store."""
         if self._texts is not None:
             self._texts.close()
-
-
-def workers_here() -> int:
-    """How many batches are computed at the same time unless somebody says so."""
-    if jax.default_backend() != "cpu":
-        return 1
-    return min(_WORKERS, len(os.sched_getaffinity(0)))
 
 
 def _snapshot(space: Workspace, ready: Ready, seed: int,

@@ -43,8 +43,8 @@ class Serve(Verb):
     queue: Annotated[int, arg(help="Requests that may wait; the next one gets 429.")
                      ] = 256
     workers: Annotated[int, arg(
-        help_behavior_hint="(default: on a CPU one for each core, at most 4, elsewhere "
-        "one)", help="Batches that are computed at the same time.")] = 0
+        help="Batches that are computed at the same time; on a CPU each on one core. "
+        "More than one pays where a batch of one takes many milliseconds.")] = 1
     history_cache: Annotated[float, arg(
         metavar="MIB", help="Memory of the device for encoded histories, for users who "
         "ask again before they do something new; 0 keeps none.")] = 0.0
@@ -79,7 +79,7 @@ class Serve(Verb):
                 raise InputError(f"--{name} {' '.join(map(str, sizes))}: expected "
                                  "ascending numbers from 1")
         for name, least in (("queue", 1), ("body_limit", 1), ("deadline_ms", 1),
-                            ("workers", 0), ("history_cache", 0), ("idle", 0.1),
+                            ("workers", 1), ("history_cache", 0), ("idle", 0.1),
                             ("grace", 0), ("drain", 0), ("port", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: "
