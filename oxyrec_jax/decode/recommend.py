@@ -69,7 +69,8 @@ def recommend(model: Generator, params: Any, batch: dict[str, Array],
     if encoded is not None:  # what the encoder would give is read by nothing: not run
         search = dataclasses.replace(search, memory=encoded.memory,
                                      allowed=encoded.allowed, state=encoded.state)
-    parts = 0 if search.ahead is not None else parts_of(beams)  # a beam is free there
+    # a beam costs nothing where one pass serves all
+    parts = parts_of(beams) if len(model.passes) > 1 else 0
     if model.cfg.experts == 1 or not experts:
         def step(past: Any, codes: Array | None, level: int) -> tuple[Array, Any]:
             return ask(search, past, codes, level, method="search_step")
