@@ -8,7 +8,11 @@ import pytest
 import tiny_world
 from oxyrec_jax import config, parallel, sharding_plan, workflow
 from oxyrec_jax.base import InputError
+from oxyrec_jax.data.pipeline import Pipeline
+from oxyrec_jax.models.moe import MoEConfig
 from oxyrec_jax.train import step as steps
+from oxyrec_jax.train.sparse import RowsConfig
+from oxyrec_jax.train.step import OptimizerConfig
 
 LAID = "mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2"
 
@@ -70,19 +74,31 @@ def test_weak_scaling_sends_as_many_bytes_on_every_number_of_devices(trained):
     assert (two["devices"], eight["devices"]) == (2, 8)
 
 
-def test_made_up_items_need_no_data(tmp_path):
-    cfg = config.Experiment()
+def test_experts_and_a_table_of_made_up_items_need_no_data(tmp_path):
+    """As `experiments/large.py` on a small scale: no device holds or sends a table."""
+    cfg, items = config.Experiment(), 2_000_000
+    model = dataclasses.replace(tiny_world.SMALL, moe=MoEConfig(experts=4, top_k=2))
     cfg = dataclasses.replace(
         cfg, tokenizer=dataclasses.replace(cfg.tokenizer, widths=(4, 3, 5)),
-        model=tiny_world.SMALL, train=dataclasses.replace(
-            cfg.train, pipeline=dataclasses.replace(cfg.train.pipeline, batch=8)),
-        mesh=parallel.MeshConfig(data=1, tensor=4))
+        model=model, train=dataclasses.replace(
+            cfg.train, pipeline=Pipeline(batch=8, history=6, mode="last"),
+            optimizer=OptimizerConfig(rows=RowsConfig("adagrad"))),
+        mesh=parallel.MeshConfig(data=1, expert=2, table=2))
     space = workflow.open_workspace(tmp_path / "none", cfg)
-    found = sharding_plan.plan(space, items=2_000_000)
-    rows = {one["name"]: one for one in found["parameters"]}
-    assert rows["item_vectors"]["shape"] == [2_000_000, 16]
-    assert rows["item_vectors"]["bytes_per_device"] == 2_000_000 * 16 * 4 // 4
-    assert found["bytes_per_device"]["catalogue"] > 2 * 2_000_000 * 3 * 4
+    found = sharding_plan.plan(space, items=items)
+    rows, own = {one["name"]: one for one in found["parameters"]}, (
+        found["bytes_per_device"])
+    assert found["devices"] == 4
+    assert rows["item_vectors"]["shape"] == [items, 16]
+    table = items * 16 * 4 // 2
+    assert rows["item_vectors"]["bytes_per_device"] == table
+    experts = [one for one in found["parameters"] if one["shape"][:1] == [4]]
+    assert experts and all(one["spec"][0] == "expert" for one in experts)
+    # Adagrad keeps one number for each row; Adam's two moments of all else are small.
+    assert items * 4 // 2 < own["optimizer"] < items * 4 // 2 + own["parameters"] // 50
+    assert own["catalogue"] > 2 * items * 3 * 4
+    assert own["temporaries"] < table // 4
+    assert max(one["largest"] for one in found["collectives"]) < table // 100
     assert "2,000,000 made-up items" in found["notes"][-1]
     with pytest.raises(InputError, match="--items N"):
         sharding_plan.plan(space)
