@@ -14,10 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from oxyrec_jax import (__version__, answers, artifacts, config, parallel, profiling,
-                        ranking)
+from oxyrec_jax import (__version__, ab_test, aligning, answers, artifacts, config,
+                        instruction_store, parallel, profiling, ranking, slow_thinking)
 from oxyrec_jax.aligning import align
 from oxyrec_jax.answers import Asked, recommend
+from oxyrec_jax.closed_loop import trial
 from oxyrec_jax.data.dataset import Dataset, load_dataset
 from oxyrec_jax.data.prepare import prepare as prepare_data
 from oxyrec_jax.data.row_plans import chosen_targets
@@ -26,8 +27,10 @@ from oxyrec_jax.evaluate.generator import recommend_split
 from oxyrec_jax.models.flops import forward_flops
 from oxyrec_jax.ready import (START, Ready, load, parameters, starting_parameters,
                               texts_of)
-from oxyrec_jax.report import write_report, write_tokenizer_page
+from oxyrec_jax.report import (write_report, write_story_page,
+                               write_tokenizer_page)
 from oxyrec_jax.steering import follow, judge_retrieval
+from oxyrec_jax.thinking.recording import read_history
 from oxyrec_jax.tokenizer import build, embeddings, lifecycle
 from oxyrec_jax.train import loop
 from oxyrec_jax.train.run_log import read_log
@@ -37,10 +40,15 @@ from oxyrec_jax.workspace import (Workspace, begin_run, need, open_workspace,
 
 __all__ = ["Asked", "Ready", "Workspace", "add_items", "align", "evaluate",
            "flops_per_target", "follow", "load", "open_workspace", "parameters",
-           "prepare", "recommend", "refit", "report", "retire_items", "tokenize",
-           "train", "versions"]
+           "prepare", "recommend", "refit", "report", "retire_items", "story",
+           "tokenize", "train", "versions"]
 
 _log = logging.getLogger(__name__)
+# The alignment and the test of `story`: long enough to be seen, not to be believed.
+_SHORT_ALIGNMENT = ("align.steps=40", "align.batch=16", "align.group=8",
+                    "align.fit=128", "align.log_every=4", "align.evaluate_every=40",
+                    "align.checkpoint_every=40", "align.held_out=256")
+_PEOPLE, _DAYS, _SHOWN = 400, 2, 5
 
 
 def prepare(space: Workspace) -> dict[str, Any]:
@@ -184,6 +192,63 @@ def report(space: Workspace, *, examples: int = 8) -> dict[str, Any]:
                    sorted((space.folder / "following").glob("*.json"))},
         facts={"configuration": config.to_dict(cfg), "versions": versions()})
     return {"report": str(space.report)}
+
+
+def story(space: Workspace) -> dict[str, Any]:
+    """Goes on where a trained shop stands: think, align, test; one page for all of it.
+
+    Killed and started again, each part continues.
+
+    Args:
+      space: of a simulated shop, trained and evaluated.
+
+    Returns:
+      "thought" (of `slow_thinking.think`), "alignment" (of `aligning.align`), "test"
+      (of `ab_test.run`) and "story", the page.
+    """
+    cfg, dataset = space.cfg, load_dataset(space.data)
+    last = int(np.asarray(dataset.column("time")).max())
+    thought = slow_thinking.think(space, slow_thinking.Wanted(
+        since=str(last // 86_400 * 86_400)))
+    aligned = space.folder / "aligned"
+    begun = (aligned / "experiment.json").exists()
+    other = open_workspace(aligned, None if begun else aligning.begin(
+        aligned, str(space.folder)), _SHORT_ALIGNMENT)
+    alignment = align(other)
+    test = ab_test.run(ab_test.Plan(
+        str(space.folder), (str(aligned),), days=_DAYS,
+        users=min(_PEOPLE, dataset.num_sequences),
+        design=trial.Design(paired=True, splits=50)), space.folder / "abtest")
+    seed = cfg.seeds[0]
+    results = evaluation.read_evaluation(space.evaluation("test")).results
+    shown = ("item.recall@10", "item.ndcg@10")
+    page = write_story_page(space.folder / "story.html", {
+        "counts": dataset.manifest["counts"],
+        "quality": {name: value for name, value in
+                    load(space).ids.manifest["quality"].items()
+                    if isinstance(value, int | float)},
+        "results": {cell: results[cell] for cell in shown} | {
+            f"{name}, {cell}": cells[cell]
+            for name, cells in results["baselines"].items() for cell in shown},
+        "log": read_log(space.run(seed) / "log.jsonl"),
+        "aligned_log": read_log(other.run(seed) / "log.jsonl"),
+        **_thought(space),
+        "alignment": alignment["runs"][f"seed{seed}"], "test": test,
+        "links": {"training": "report.html", "ids": space.semantic_ids_page.name,
+                  "test": "abtest/report.html"}}, title=f"{cfg.name}, from end to end")
+    return {"thought": thought, "alignment": alignment, "test": test,
+            "story": str(page)}
+
+
+def _thought(space: Workspace) -> dict[str, Any]:
+    """How many instructions were written, and different ones of a few people."""
+    encoder = instruction_store.Encoder(space)
+    with instruction_store.open_history(space, encoder, readonly=True) as store:
+        kept = read_history(store, space.cfg.think.served)
+    first = {text: user for user, text in zip(kept.users, kept.texts) if text}
+    return {"written": sum(map(bool, kept.texts)),
+            "thought": [{"user": user, "text": text}
+                        for text, user in list(first.items())[:_SHOWN]]}
 
 
 def versions() -> dict[str, str]:

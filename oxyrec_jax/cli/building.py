@@ -18,9 +18,14 @@ class Quickstart(Verb):
 
     Example:
     $ oxyrec quickstart --workdir runs/quickstart
+    $ oxyrec quickstart --workdir runs/quickstart --whole
     """
 
     workdir: Workdir = pathlib.Path("runs/quickstart")
+    whole: Annotated[FlagCreatePairsOff[bool], arg(
+        help="Go on after the report: think, align, and test both networks with users "
+        "of the shop; story.html tells all of it. A few minutes more; needs the extra "
+        "store.")] = False
 
     def begin(self) -> Any:
         from oxyrec_jax import quickstart
@@ -35,8 +40,9 @@ class Quickstart(Verb):
         workflow.prepare(space)
         workflow.tokenize(space)
         trained = workflow.train(space)
-        return (_headline(workflow.evaluate(space)) | {"training": trained}
-                | workflow.report(space))
+        found = (_headline(workflow.evaluate(space)) | {"training": trained}
+                 | workflow.report(space))
+        return found | (workflow.story(space) if self.whole else {})
 
 
 @dataclasses.dataclass(frozen=True)
