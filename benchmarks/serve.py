@@ -26,18 +26,13 @@ on once a second during the loads; `swap_ms` is the longest pause.
 """
 
 import argparse
-import collections
 import dataclasses
 import heapq
-import itertools
 import json
 import os
 import pathlib
 import platform
-import random
 import re
-import select
-import socket
 import subprocess
 import sys
 import threading
@@ -51,6 +46,8 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from flax import linen as nn  # noqa: E402
 
+from serve_clients import HISTORY, ITEMS, Clients  # noqa: E402
+
 from oxyrec_jax.models.generator import Generator, ModelConfig  # noqa: E402
 from oxyrec_jax.serve.engine import Engine  # noqa: E402
 from oxyrec_jax.serve.front import Front, Limits  # noqa: E402
@@ -61,9 +58,7 @@ from oxyrec_jax.serve.rows import Row, lay  # noqa: E402
 from oxyrec_jax.serve.snapshot import Snapshot, make_snapshot  # noqa: E402
 from oxyrec_jax.tokenizer.catalogue import make_catalogue  # noqa: E402
 
-ITEMS, HISTORY, K = 12_000, 30, 10
 LOADS = (0.3, 0.5, 0.8, 0.95)
-FILTERED = 0.2  # of the requests
 TARGET = 3.0  # p99 at 80 % over unloaded
 TOKEN = "a-token-of-this-benchmark"
 TIGER = ModelConfig(width=128, heads=6, head_width=64, mlp_width=1024, encoder_layers=4,
@@ -113,7 +108,7 @@ def _options() -> argparse.Namespace:
 
 def _measure(options: argparse.Namespace, server: "_Process") -> dict[str, object]:
     """All figures, printed as they come."""
-    clients = _Clients(server.port)
+    clients = Clients(server.port)
     clients.one_by_one(30)  # warm-up
     alone = clients.one_by_one(100 if options.quick else 300)
     print(f"unloaded: p50 {_at(alone, 50):.2f} ms, p99 {_at(alone, 99):.2f} ms")
@@ -149,7 +144,7 @@ def _measure(options: argparse.Namespace, server: "_Process") -> dict[str, objec
     return found
 
 
-def _saturation(options: argparse.Namespace, clients: "_Clients", server: "_Process"
+def _saturation(options: argparse.Namespace, clients: Clients, server: "_Process"
                 ) -> tuple[dict[str, object], float]:
     """Answers a second in a closed loop, and of a Poisson process of more than that."""
     flight = 4 * options.batches[-1] * options.workers
@@ -168,7 +163,7 @@ def _saturation(options: argparse.Namespace, clients: "_Clients", server: "_Proc
             "client_cpu_ms_per_request": round(own, 3)}, saturation
 
 
-def _load(clients: "_Clients", server: "_Process", load: float, saturation: float,
+def _load(clients: Clients, server: "_Process", load: float, saturation: float,
           seconds: float) -> dict[str, object]:
     name, rate = f"{load:.0%}", load * saturation
     batches, asked = server.batches()
@@ -227,7 +222,7 @@ def _ideal(server: "_Process", workers: int, unloaded: float) -> float:
     return float((np.percentile(spent, 99) + beside) / (least + beside))
 
 
-def _soak(clients: "_Clients", server: "_Process", rate: float, seconds: float
+def _soak(clients: Clients, server: "_Process", rate: float, seconds: float
           ) -> dict[str, object]:
     """A line a minute; growth counts from the end of the first tenth."""
     print(f"soak: {rate:.0f}/s for {seconds / 60:g} minutes", flush=True)
@@ -251,126 +246,6 @@ def _soak(clients: "_Clients", server: "_Process", rate: float, seconds: float
             "rss_mb_per_hour": round(60 * slope, 2), "soak_minutes": seconds / 60,
             "soak_rate": rate, "soak_requests": count, "soak_refused": refused,
             "soak_p99_ms": worst}
-
-
-@dataclasses.dataclass
-class _Connection:
-    """One that stays open; at most one request at a time goes over it."""
-
-    socket: socket.socket
-    due: float = 0.0
-    found: bytes = b""
-
-
-class _Clients:
-    """As many connections as there are requests in flight, on two threads at most."""
-
-    def __init__(self, port: int):
-        self._port, self._rng = port, random.Random(0)
-        self._free: collections.deque[_Connection] = collections.deque()
-        self._all: dict[int, _Connection] = {}
-        self._epoll = select.epoll()
-        self._requests = itertools.cycle([self._request() for _ in range(2_000)])
-        self.figures: dict[str, dict[str, float]] = {}
-
-    def one_by_one(self, count: int) -> list[float]:
-        """Milliseconds of each request."""
-        spent = []
-        for _ in range(count):
-            self._send(time.perf_counter())
-            while not (found := self._receive(60)):
-                pass
-            spent.append(found[0][0])
-        return spent
-
-    def closed(self, flight: int, seconds: float) -> float:
-        """Answers a second with so many in flight."""
-        start = time.perf_counter()
-        for _ in range(flight):
-            self._send(start)
-        left, done = flight, 0
-        while left:
-            for _, status, _ in self._receive(60):
-                left, done = left - 1, done + (status == 200)
-                if (now := time.perf_counter()) < start + seconds:
-                    self._send(now)
-                    left += 1
-        return done / (time.perf_counter() - start)
-
-    def poisson(self, rate: float, seconds: float) -> tuple[
-            list[float], list[float], dict[int, int], float]:
-        """Milliseconds from due to answered and in the queue; statuses; seconds."""
-        spent: list[float] = []
-        waits: list[float] = []
-        statuses: collections.Counter[int] = collections.Counter()
-        start, dues = time.perf_counter(), []
-        due = start + self._rng.expovariate(rate)
-        while due < start + seconds:
-            dues.append(due)
-            due += self._rng.expovariate(rate)
-
-        def send() -> None:
-            for due in dues:
-                time.sleep(max(0.0, due - time.perf_counter()))
-                self._send(due)
-        sender = threading.Thread(target=send)
-        sender.start()
-        while sum(statuses.values()) < len(dues):
-            for milliseconds, status, queue in self._receive(1):
-                statuses[status] += 1
-                if status == 200:
-                    spent.append(milliseconds)
-                    waits.append(queue)
-        sender.join()
-        return spent, waits, statuses, time.perf_counter() - start
-
-    def close(self) -> None:
-        """Closes the connections."""
-        for connection in self._all.values():
-            connection.socket.close()
-        self._epoll.close()
-
-    def _send(self, due: float) -> None:
-        if self._free:
-            connection = self._free.pop()
-        else:
-            made = socket.create_connection(("127.0.0.1", self._port))
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = self._all[made.fileno()] = _Connection(made)
-            self._epoll.register(made.fileno(), select.EPOLLIN)
-        connection.due = due
-        connection.socket.sendall(next(self._requests))
-
-    def _receive(self, patience: float) -> list[tuple[float, int, float]]:
-        """Milliseconds, status and milliseconds in the queue of what has come."""
-        done = []
-        for number, _ in self._epoll.poll(patience):
-            connection = self._all[number]
-            connection.found += (part := connection.socket.recv(65_536))
-            if not part:
-                raise SystemExit("the server closed a connection that it had to answer")
-            head, end, body = connection.found.partition(b"\r\n\r\n")
-            length = head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]
-            if not end or len(body) < int(length):
-                continue
-            status, queue = int(head[9:12]), 0.0
-            if status == 200:
-                queue = float(body.partition(b'"queue_ms":')[2].split(b",")[0])
-            done.append((1e3 * (time.perf_counter() - connection.due), status, queue))
-            connection.found = b""
-            self._free.append(connection)
-        return done
-
-    def _request(self) -> bytes:
-        rng = self._rng
-        body: dict[str, object] = {"k": K, "deadline_ms": 5_000, "history": [
-            f"item-{rng.randrange(ITEMS)}" for _ in range(rng.randint(1, HISTORY))]}
-        if rng.random() < FILTERED:
-            body["filters"] = {"exclude_history": True,
-                               "deny_items": [f"item-{rng.randrange(ITEMS)}"]}
-        data = json.dumps(body).encode()
-        return (b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\ncontent-type: "
-                b"application/json\r\ncontent-length: %d\r\n\r\n" % len(data) + data)
 
 
 class _Process:

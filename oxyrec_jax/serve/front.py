@@ -8,8 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import to_json
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
@@ -28,6 +27,7 @@ from oxyrec_jax.serve.snapshot import Snapshot
 
 _READ_ON = 16  # times the limit of a body, before the connection is cut
 _UNEXPLAINED = dict.fromkeys(("history", "tree", "levels"))
+_ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)  # writes JSON
 _log = logging.getLogger(__name__)
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -307,7 +307,7 @@ class _Json(Response):
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        return to_json(content)
+        return _ANYTHING.dump_json(content)
 
 
 def _check_token(request: Request, token: str | None) -> None:
