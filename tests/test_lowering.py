@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo
 
 import tiny_world
 from oxyrec_jax import parallel
 from oxyrec_jax.decode.recommend import recommend
 from oxyrec_jax.decode.rollout import first_items
+from oxyrec_jax.models import attention
 from oxyrec_jax.models.moe import MoEConfig
 from oxyrec_jax.rewards import mapping as rewards
 from oxyrec_jax.train import align
@@ -22,6 +24,8 @@ from oxyrec_jax.train.policy import PolicyConfig
 PLATFORMS = ("cuda", "tpu")
 MODELS = {"causal": {}, "bidirectional": {"causal": False},
           "bfloat16": {"dtype": "bfloat16", "remat": "dots"},
+          "loop": {"scan": True, "decoder_layers": 2, "encoder_layers": 2,
+                   "moe": MoEConfig(4, 2), "positions": "rotary"},
           "experts": {"moe": MoEConfig(4, 2)},
           "masked": {"decoding": "masked", "passes": 2}}
 
@@ -33,9 +37,9 @@ def lowers(function, *arguments, **options):
             for platform in PLATFORMS]
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_training_step_lowers(name):
-    model = tiny_world.make_model(**MODELS[name])
+def training_step(options):
+    """The step of a network, and what it takes as shapes."""
+    model = tiny_world.make_model(**options)
     catalogue, _ = tiny_world.make_items()
     batch = tiny_world.make_batch()
     if not model.cfg.causal:
@@ -48,8 +52,31 @@ def test_a_training_step_lowers(name):
                                            ema=False)
     step = steps.make_train_step(model, rule, cfg, ObjectiveConfig(), mesh, shardings,
                                  seed=0)
-    for text in lowers(step, state, batch, catalogue):
+    return step, (state, batch, catalogue)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_training_step_lowers(name):
+    step, given = training_step(MODELS[name])
+    for text in lowers(step, *given):
         assert "stablehlo.dot_general" in text
+
+
+@pytest.mark.parametrize("options, kernels", [
+    # Of encoder and of cross-attention, each once for both layers of a loop.
+    ({"scan": True, "decoder_layers": 2}, 2),
+    ({"causal": False}, 2),  # of the encoder; a row has one target
+    ({"positions": "relative"}, 0)],
+    ids=["loop", "bidirectional", "learned bias"])
+def test_attention_is_the_fused_kernel_on_a_gpu(options, kernels, monkeypatch):
+    monkeypatch.setattr(attention, "platform", lambda: "gpu")
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version",
+                        lambda: 91000)  # there is none here
+    step, given = training_step({"dtype": "bfloat16", "positions": "rotary",
+                                 "encoder_layers": 2, **options})
+    text = step.trace(*given).lower(lowering_platforms=("cuda",)).as_text()
+    for kernel in ("Softmax", "SoftmaxBackward"):
+        assert text.count(f"custom_call @__cudnn$fmhaScaleBias{kernel}(") == kernels
 
 
 @pytest.mark.parametrize("name", ["causal", "experts", "masked"])
