@@ -34,8 +34,6 @@ from oxyrec_jax.models.transformer import (DecoderLayer, EncoderLayer,
 
 __all__ = ["Generator", "ItemTables", "Mixture", "ModelConfig", "Search"]
 
-_MEMORY = 1  # the memory's place among the experts
-
 
 class Generator(nn.Module):
     """Encoder-decoder over semantic IDs; see the module's docstring.
@@ -82,12 +80,11 @@ class Generator(nn.Module):
             self.memory = memory_lib.TransitionMemory()
         if cfg.experts > 1:
             self.gate = layers.Linear(cfg.experts, ("embed", "one"), scale=0.01)
-            self.gate_bias = self.param(
-                "gate_bias", layers.axes(nn.initializers.zeros_init(), "one"),
-                (cfg.experts,), jnp.float32)
-            self.sharpness = self.param(
-                "sharpness", layers.axes(nn.initializers.ones_init(), "one"), (2,),
-                jnp.float32)
+            zeros, ones = nn.initializers.zeros_init(), nn.initializers.ones_init()
+            self.gate_bias = self.param("gate_bias", layers.axes(zeros, "one"),
+                                        (cfg.experts,), jnp.float32)
+            self.sharpness = self.param("sharpness", layers.axes(ones, "one"), (2,),
+                                        jnp.float32)
             self.gate_heard = layers.Linear(cfg.experts, ("one", "one"), scale=0.01)
             if cfg.instructions.placement != "none":
                 self.gate_asked = layers.Linear(cfg.experts, ("embed", "one"), 0.01)
@@ -123,32 +120,38 @@ class Generator(nn.Module):
           train: dropout on; needs the "dropout" stream.
 
         Returns:
-          logits, one `[B, J, V_l]` float32 array for each of the T levels, and the
-          encoder's state before each target, `[B, J, D]`.
+          `code_logits` and the encoder's state before each target, `[B, J, D]`.
         """
+        states, state = self.code_states(batch, tables, train=train)
+        logits = self.code_logits(states)
+        if self.cfg.experts > 1 and self.is_initializing():
+            self.mixture(batch, state, tables, logits[0], own=True)
+        if self.cfg.retrieval.events and self.is_initializing():
+            self.query_and_target(batch, tables)
+        return logits, state
+
+    def code_states(self, batch: dict[str, Array], tables: ItemTables, *,
+                    train: bool = False) -> tuple[Array, Array]:
+        """What the codes are scored by, `[B, J, T, D]`, and the encoder's state."""
         batch = self._with_retrieved(batch, tables)
         memory = self.encode(batch, tables, train=train)
         positions = batch["target_positions"]
         state = jnp.take_along_axis(memory, positions[..., None], axis=1)
         allowed = visible(batch["segments"], positions, causal=self.cfg.causal)
         codes = tables.codes[batch["targets"]]
-        prefix = self._prefix(batch, state, tables)
-        hidden = batch.get("hidden", jnp.ones(codes.shape, bool))
-        x = self._decoder_input(prefix, state, codes, hidden)
+        x = self._decoder_input(self._prefix(batch, state, tables), state, codes,
+                                batch.get("hidden", jnp.ones(codes.shape, bool)))
         x = parallel.lay_rows(layers.dropout(self, x, self.cfg.dropout, train=train))
         x = run_layers(self, self.decoder, lambda layer, x: layer(
             x, layer.project(memory), allowed, None, train,
             real=batch.get("target_mask"))[0], x, scan=self.cfg.scan and train)
-        x = self.decoder_norm(x)
-        first = x.shape[2] - len(self.widths)
-        logits = tuple(self._score(x[:, :, first + level], level,
-                                   whole=self.cfg.head == "shared")
-                       for level in range(len(self.widths)))
-        if self.cfg.experts > 1 and self.is_initializing():
-            self.mixture(batch, state, tables, logits[0], own=True)
-        if self.cfg.retrieval.events and self.is_initializing():
-            self.query_and_target(batch, tables)
-        return logits, state
+        return self.decoder_norm(x)[:, :, -len(self.widths):], state
+
+    def code_logits(self, states: Array) -> tuple[Array, ...]:
+        """Logits `[..., V_l]` float32 of every level, from `code_states`."""
+        return tuple(self._score(states[..., level, :], level,
+                                 whole=self.cfg.head == "shared")
+                     for level in range(len(self.widths)))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -248,9 +251,8 @@ class Generator(nn.Module):
                 memory_lib.recent_items(batch), tables.successors, tables.codes[:, 0],
                 first_log_probs, batch["targets"] if own else None)
             heard = pointer.heard[..., None]
-            gate = gate + self.gate_heard(heard)
-            knows = jnp.arange(self.cfg.experts) != _MEMORY
-            gate = jnp.where(knows | (heard > 0), gate, -jnp.inf)
+            knows = (jnp.arange(self.cfg.experts) != 1) | (heard > 0)  # 1: the memory
+            gate = jnp.where(knows, gate + self.gate_heard(heard), -jnp.inf)
         return Mixture(jax.nn.log_softmax(gate, axis=-1), pointer, self.sharpness)
 
     def start_search(self, batch: dict[str, Array], tables: ItemTables) -> Search:
@@ -318,18 +320,17 @@ class Generator(nn.Module):
                 ) -> Array:
         """`[B, J, P, D]`: BOS and the instructions."""
         begin = jnp.broadcast_to(self.begin, state.shape)
-        asked = self.cfg.instructions
-        if asked.placement == "none":
+        if self.cfg.instructions.placement == "none":
             return begin[:, :, None]
-        return place(asked, begin, self._instruction_tokens(batch, tables))
+        return place(self.cfg.instructions, begin,
+                     self._instruction_tokens(batch, tables))
 
     def _instruction_tokens(self, batch: dict[str, Array], tables: ItemTables
                             ) -> Array:
         """`[B, J, tokens, D]`."""
         triggers = None
         if self.cfg.instructions.trigger:
-            opened = jnp.maximum(batch["target_trigger"], 0)
-            triggers = self.item_inputs(opened, tables)
+            triggers = self.item_inputs(jnp.maximum(batch["target_trigger"], 0), tables)
         return self.instructions(batch, triggers)
 
     def item_keys(self, tables: ItemTables, items: Array | None = None) -> Array:

@@ -12,11 +12,9 @@ from oxyrec_jax.models import moe
 from oxyrec_jax.models.generator import Generator, Mixture
 from oxyrec_jax.models.masked import draw_hidden
 from oxyrec_jax.models.memory import recent_items
-from oxyrec_jax.tokenizer import trie as trie_lib
 from oxyrec_jax.tokenizer.catalogue import Catalogue
-
-
-_NEVER = -1e30  # as good as -inf, but its product with 0 is 0
+from oxyrec_jax.train.code_loss import (NEVER, chunked_code_terms, code_terms,
+                                        levelled)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +35,9 @@ class ObjectiveConfig:
         which spends the weights on targets that no expert would rank high anyway;
         above 0 the targets within reach count more. 0.5 is ours.
       z_loss: weight of the squared log-normaliser of each code.
+      chunk: targets of each row whose code scores are in memory at a time, 0 for all:
+        with large codebooks and long packed rows they are the step's largest arrays.
+        Costs one more product of the head.
       q2i: weight of the query-to-item loss where the model retrieves (the paper names
         none; 0.02 to 0.2 are in use).
       q2i_variance, q2i_decorrelation: its two other weights.
@@ -47,6 +48,7 @@ class ObjectiveConfig:
     gate_share: float = 0.5
     gate_power: float = 0.5
     z_loss: float = 0.0
+    chunk: int = 0
     q2i: float = 0.1
     q2i_variance: float = 0.01
     q2i_decorrelation: float = 0.01
@@ -56,6 +58,9 @@ class ObjectiveConfig:
             raise InputError(f"train.objective.gate_share is {self.gate_share} and "
                              f"negatives {self.negatives}, expected a share between 0 "
                              "and 1 and a count of at least 0")
+        if self.chunk < 0:
+            raise InputError(f"train.objective.chunk is {self.chunk}, expected at "
+                             "least 0")
 
 
 def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
@@ -104,12 +109,27 @@ def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
         rng, hide = jax.random.split(rng)
         hidden = draw_hidden(hide, targets.shape, len(model.widths))
         batch = {**batch, "hidden": hidden | ~mask[..., None]}
-    (logits, state), sown = ask(batch, catalogue.tables, train=True,
-                                rngs={"dropout": rng}, mutable=[moe.COLLECTION])
-    scores = [_levelled(model, catalogue, targets, level, logits[level])
-              for level in range(len(logits))]
     weights = batch.get("target_weight")
-    terms = _code_terms(scores, batch.get("hidden"), mask, weights, cfg.z_loss)
+    ways: dict[str, Any] = {"train": True, "rngs": {"dropout": rng},
+                            "mutable": [moe.COLLECTION]}
+    scores: list[tuple[Array, Array]] = []
+    if cfg.chunk:
+        if model.cfg.experts > 1:
+            raise InputError("train.objective.chunk is set, and the mixture of experts "
+                             "(model.memory, model.item_head) needs all scores at once")
+        (states, state), sown = ask(batch, catalogue.tables, method="code_states",
+                                    **ways)
+        more = {"hidden": batch.get("hidden"), "weights": weights}
+        terms = chunked_code_terms(
+            ask, model, catalogue, states,
+            {"targets": targets, "mask": mask,
+             **{name: value for name, value in more.items() if value is not None}},
+            z_loss=cfg.z_loss, chunk=cfg.chunk)
+    else:
+        (logits, state), sown = ask(batch, catalogue.tables, **ways)
+        scores = [levelled(model, catalogue, targets, level, row)
+                  for level, row in enumerate(logits)]
+        terms = code_terms(scores, batch.get("hidden"), mask, weights, cfg.z_loss)
     count = terms["level_0"].weight
     total = sum((term.total for term in terms.values()), jnp.float32(0))
     if model.cfg.moe.experts:
@@ -148,21 +168,6 @@ def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
                 jnp.exp(mixed.log_weights[..., place]), gate, seen)
         total = total + terms["gate"].total
     return Weighted(total, count), terms
-
-
-def _code_terms(scores: list[tuple[Array, Array]], hidden: Array | None, mask: Array,
-                weights: Array | None, z_loss: float) -> dict[str, Weighted]:
-    """The likelihood of each level's codes; of a masked decoder that of hidden ones."""
-    terms = {}
-    for level, (row, code) in enumerate(scores):
-        if hidden is None:
-            term = losses.next_code_loss(row, code, mask, sample_weights=weights,
-                                         z_loss=z_loss)
-        else:
-            term = losses.masked_code_loss(row, code, hidden, mask, level=level,
-                                           sample_weights=weights, z_loss=z_loss)
-        terms[f"level_{level}"] = term
-    return terms
 
 
 def expert_names(model: Generator) -> tuple[str, ...]:
@@ -225,7 +230,7 @@ def _item_scores(ask: Any, state: Array, targets: Array, catalogue: Catalogue,
     scores = ask(state, catalogue.tables, drawn, method="item_scores")
     other = drawn != targets[..., None]
     share = jnp.log((total - 1) / jnp.maximum(jnp.sum(other, axis=-1), 1))
-    return own, jnp.where(other, scores, _NEVER), share
+    return own, jnp.where(other, scores, NEVER), share
 
 
 def _drawn(rng: Array, negatives: int, total: int) -> Array:
@@ -254,23 +259,6 @@ def _item_log_probs(own: Array, others: Array, share: Array) -> Array:
     (N - 1) / M' times the sum of exp(s) over them; with all items it is exact.
     """
     return own - jnp.logaddexp(own, jax.nn.logsumexp(others, axis=-1) + share)
-
-
-def _levelled(model: Generator, catalogue: Catalogue, targets: Array, level: int,
-              scores: Array) -> tuple[Array, Array]:
-    """Scores of one level, illegal codes at -1e30, and the target among them."""
-    code = catalogue.tables.codes[targets][..., level]
-    start, width = model.starts[level], model.widths[level]
-    if not model.cfg.legal_softmax:
-        return scores, code + (start if model.cfg.head == "shared" else 0)
-    if model.cfg.head == "shared":
-        scores = scores[..., start:start + width]
-    if level == 0:  # the root's children are looked up once, not for each target
-        legal = trie_lib.mask(catalogue.trie, 0, jnp.zeros((), jnp.int32))
-    else:
-        legal = trie_lib.mask(catalogue.trie, level,
-                              catalogue.paths[targets][..., level - 1])
-    return jnp.where(legal, scores, _NEVER), code
 
 
 def _chosen(scores: Array, target: Array) -> Array:

@@ -16,6 +16,7 @@ import tiny_world
 from oxyrec_jax import parallel
 from oxyrec_jax.models.moe import MoEConfig
 from oxyrec_jax.train.loop import TrainConfig
+from oxyrec_jax.train.objective import ObjectiveConfig
 from oxyrec_jax.train.setup import set_up
 from oxyrec_jax.train.sparse import RowsConfig
 from oxyrec_jax.train.step import OptimizerConfig
@@ -23,7 +24,8 @@ from oxyrec_jax.train.step import OptimizerConfig
 ITEMS, STEPS = 32, 2
 TOLERANCE = 5e-4  # relative, of every figure of every step: sums in another order
 CONFIG = TrainConfig(steps=20, optimizer=OptimizerConfig(
-    learning_rate=0.02, warmup=0, clip_norm=0.5, rows=RowsConfig("adagrad", 0.1)))
+    learning_rate=0.02, warmup=0, clip_norm=0.5, rows=RowsConfig("adagrad", 0.1)),
+    objective=ObjectiveConfig(chunk=2))
 AXES = ("data", "fsdp", "tensor", "expert", "table")
 # Each two of the five axes are in one of these together.
 TRIPLES = ("data fsdp tensor", "data expert table", "fsdp expert table",
