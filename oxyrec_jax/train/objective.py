@@ -37,7 +37,8 @@ class ObjectiveConfig:
       z_loss: weight of the squared log-normaliser of each code.
       chunk: targets of each row whose code scores are in memory at a time, 0 for all:
         with large codebooks and long packed rows they are the step's largest arrays.
-        Costs one more product of the head.
+        Costs one more product of the head. (`losses.chunked_next_code_loss`, for loops
+        of one's own, cuts the codebook instead, and knows no legal codes.)
       q2i: weight of the query-to-item loss where the model retrieves (the paper names
         none; 0.02 to 0.2 are in use).
       q2i_variance, q2i_decorrelation: its two other weights.
