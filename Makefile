@@ -9,7 +9,7 @@ WORKDIR ?= runs/quickstart
 .PHONY: quickstart test install install-test lint docs bench clean
 
 quickstart: install
-	$(BIN)/oxyrec quickstart --workdir $(WORKDIR)
+	$(BIN)/oxyrec quickstart --workdir $(WORKDIR) --whole
 
 test: install-test lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
@@ -32,7 +32,7 @@ $(BIN)/python:
 # A constraints file pins the versions the suite was last run with on that Python;
 # a Python without one gets the newest releases that setup.cfg allows.
 $(VENV)/.installed: setup.cfg pyproject.toml $(wildcard $(CONSTRAINTS)) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[train]' $(if $(wildcard $(CONSTRAINTS)),-c $(CONSTRAINTS))
+	$(BIN)/python -m pip install --quiet --editable '.[train,store]' $(if $(wildcard $(CONSTRAINTS)),-c $(CONSTRAINTS))
 	touch $@
 
 $(VENV)/.installed-test: setup.cfg pyproject.toml $(wildcard $(CONSTRAINTS)) | $(BIN)/python
