@@ -53,7 +53,7 @@ def test_numbers_are_cut_into_eighths_of_the_users_and_truths_are_kinds(log):
     # tier has two known values: 0 unknown, 1 up to -1.5, 2 up to 2.5, 3 beyond.
     np.testing.assert_array_equal(found.rows[:, 0], [1, 0, 2])
     np.testing.assert_array_equal(found.rows[:, 1] - 4, [2, 1, 2])
-    many = profiles._parts(np.arange(80.0))
+    many = profiles.eighths(np.arange(80.0))
     assert many[1] == 9
     np.testing.assert_array_equal(np.bincount(many[0])[1:], np.full(8, 10))
 
