@@ -29,7 +29,7 @@ def show(found: Mapping[str, Any]) -> None:
         if found.get("retrieval", {}).get("cells"):
             console.print(_retrieval(found["retrieval"]))
         rest = {name: found[name] for name in
-                ("split", "protocol", "tie_policy", "training", "report")
+                ("split", "protocol", "tie_policy", "training", "report", "story")
                 if name in found}
     if "ranking" in found:
         console.print(_ranking(found["ranking"]))
