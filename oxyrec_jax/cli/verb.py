@@ -88,12 +88,15 @@ class ManyHosts(Verb):
     patience: Annotated[int, arg(
         metavar="SECONDS", help="Without a sign of life from a process for so long, "
         "the others end; the same commands continue.")] = 30
+    wait: Annotated[int, arg(
+        metavar="SECONDS", help="How long processes wait for each other at the start."
+        )] = 300
 
     def join(self) -> None:
         """Finds the other processes; before anything touches a device."""
         from oxyrec_jax.parallel import hosts
         hosts.start(hosts.Hosts(self.coordinator, self.processes, self.process,
-                                self.patience))
+                                self.patience, self.wait))
 
     def speaks(self) -> bool:
         import jax

@@ -27,12 +27,14 @@ class Hosts:
       processes: how many there are; None with "auto".
       process: this one's number from 0; None with "auto".
       patience: seconds without a sign of life after which a process counts as lost.
+      wait: seconds that processes wait for each other at the start.
     """
 
     coordinator: str = ""
     processes: int | None = None
     process: int | None = None
     patience: int = 30
+    wait: int = 300
 
     def __post_init__(self) -> None:
         counts = (self.processes, self.process)
@@ -41,8 +43,10 @@ class Hosts:
                 raise InputError("--processes and --process need --coordinator, the "
                                  "HOST:PORT of process 0")
             return
-        if self.patience < 1:
-            raise InputError(f"--patience is {self.patience}, expected at least 1")
+        for name in ("patience", "wait"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} is {getattr(self, name)}, expected at "
+                                 "least 1")
         if self.coordinator == AUTO:
             return
         if None in counts:
@@ -62,7 +66,8 @@ def start(hosts: Hosts) -> None:
 
     A process that is lost ends the others: at once where they wait for it in a
     collective whose connection breaks, and in any case `patience` seconds later, when
-    JAX ends them with SIGABRT. Started again, all continue from the newest checkpoint.
+    JAX ends them with SIGABRT. One that never comes is waited for `wait` seconds.
+    Started again, all continue from the newest checkpoint.
 
     Args:
       hosts: who takes part; without a coordinator nothing is done.
@@ -77,7 +82,8 @@ def start(hosts: Hosts) -> None:
         "process_id": hosts.process}
     try:
         jax.distributed.initialize(
-            **given, heartbeat_timeout_seconds=hosts.patience,
+            **given, initialization_timeout=hosts.wait,
+            heartbeat_timeout_seconds=hosts.patience,
             shutdown_timeout_seconds=hosts.patience)
     except (RuntimeError, ValueError) as error:
         told = (str(error) or type(error).__name__).splitlines()[0]

@@ -49,7 +49,8 @@ def main(options):
     jax.config.update("jax_num_cpu_devices", options.get("devices", 1))
     if "address" in options:
         hosts.start(hosts.Hosts(options["address"], 2, options["process"],
-                                options.get("patience", 30)))
+                                options.get("patience", 30),
+                                options.get("wait", 300)))
     work, kill, calls = pathlib.Path(options["work"]), options.get("kill", {}), []
 
     def evaluate(params):
