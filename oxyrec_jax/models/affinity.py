@@ -18,30 +18,39 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from oxyrec_jax.base import Array
-from oxyrec_jax.models import layers
+from oxyrec_jax.models import layers, sides
 
 DISTANCES = 12  # octaves of how far back an item was met; 0: never
 _FAR = 1 << 20  # events back: not there
 _SPREAD = 0.3   # of a profile's factors at the start, so that items learn at once; ours
 
 
-def met_last(batch: dict[str, Array], items: Array, kind: Array) -> Array:
+def events_back(seen: Array, last: Array) -> Array:
+    """How many events back each position of a history lies.
+
+    Args:
+      seen: `[B, L]` bool, positions of the request's history.
+      last: `[B, 1]` int32, position of its latest event.
+
+    Returns:
+      `[B, L]` int32: 1 for the latest event; very far where nothing is seen.
+    """
+    return jnp.where(seen, last - jnp.arange(seen.shape[1]) + 1, _FAR)
+
+
+def met_last(back: Array, history: Array, items: Array) -> Array:
     """How far back in the history a kind was met last, in octaves of events.
 
     Args:
-      batch: with `items`, `segments` `[B, L]` and `target_positions` `[B, 1]`.
-      items: `[B, G]` int32.
-      kind: `[N]` int32, the kind of every item.
+      back: `[B, L]` int32, from `events_back`.
+      history: `[B, L]` int32, the kind of each event's item.
+      items: `[B, G]` int32, the kind of each item asked for.
 
     Returns:
       `[B, G]` int32 below `DISTANCES`: 0 never, 1 the latest event.
     """
-    last, place = batch["target_positions"], jnp.arange(batch["items"].shape[1])
-    own = jnp.take_along_axis(batch["segments"], last, axis=1)
-    real = (batch["segments"] == own) & (place <= last)
-    back = jnp.where(real, last - place + 1, _FAR)[:, None]
-    same = kind[items][:, :, None] == kind[batch["items"]][:, None]
-    nearest = jnp.min(jnp.where(same, back, _FAR), axis=-1)
+    same = items[:, :, None] == history[:, None]
+    nearest = jnp.min(jnp.where(same, back[:, None], _FAR), axis=-1)
     octave = jnp.floor(jnp.log2(nearest.astype(jnp.float32))).astype(jnp.int32)
     return jnp.where(nearest < _FAR, jnp.minimum(1 + octave, DISTANCES - 1), 0)
 
@@ -67,19 +76,18 @@ class Crossing(nn.Module):
         Args:
           state: `[B, D]`, what the context knows.
           item: `[B, G, D]`, what is known of the items.
-          profile: `[B, C]` int32 rows, -1 for none; None where they are not read.
+          profile: `[B, C]` int32 rows, -1 for none; asked for where profiles are read.
 
         Returns:
           `[B, G, H]` float32.
         """
         size = self.heads * self.rank
         own = layers.Linear(size, ("embed", "one"), name="context")(state)
-        if self.profile and profile is not None:
+        if self.profile:
             table = self.param(
                 "profile", layers.axes(nn.initializers.normal(_SPREAD), "one", "one"),
                 (self.profile, size), jnp.float32)
-            rows = table[jnp.maximum(profile, 0)]
-            own = own + jnp.sum(jnp.where(profile[..., None] >= 0, rows, 0), axis=1)
+            own = own + sides.sum_known(table, profile)
         other = layers.Linear(size, ("embed", "one"), name="item")(item)
         return jnp.einsum(
             "bhr,bghr->bgh", own.reshape(-1, self.heads, self.rank),

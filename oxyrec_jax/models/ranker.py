@@ -43,7 +43,7 @@ from oxyrec_jax.models.alone import attend_alone
 from oxyrec_jax.models.config import ModelConfig
 from oxyrec_jax.models.instructions import Instructions
 from oxyrec_jax.models.tables import ItemTables
-from oxyrec_jax.models.transformer import EncoderLayer
+from oxyrec_jax.models.transformer import EncoderLayer, visible
 
 HEADS = ("click", "cart", "order")
 PLACES = 32  # of a list; those further down share the last; ours
@@ -174,8 +174,7 @@ class Ranker(nn.Module):
         self.layers = [EncoderLayer(cfg) for _ in range(cfg.encoder_layers)]
         self.norm = layers.RMSNorm()
         if asked.crossed:
-            self.crossing = affinity.Crossing(len(HEADS), asked.crossed,
-                                              self.profile if cfg.profile else 0)
+            self.crossing = affinity.Crossing(len(HEADS), asked.crossed, self.profile)
         self.heads = layers.Linear(len(HEADS), ("embed", "one"), 0.1)
         self.head_bias = self.param("head_bias", layers.axes(none, "one"),
                                     (len(HEADS),), jnp.float32)
@@ -228,7 +227,9 @@ class Ranker(nn.Module):
                                          items.shape[:1])
             seen = jnp.where(alone[:, None, None], own, seen)
         context, known, place = self._context(batch, tables, train)
-        x = self._join(context, batch, items, places, tables, train)
+        vectors = self.item_inputs(items, tables)
+        x = self._join(context, vectors + self._beside(batch, items, places, tables,
+                                                       known[:, -1]), train)
         before = known.shape[2]
         allowed = jnp.concatenate([
             jnp.pad(known, ((0, 0), (0, 0), (0, count))),
@@ -238,7 +239,7 @@ class Ranker(nn.Module):
         bias = self._biases(place, place, batch["items"].shape[1])
         for layer in self.layers:
             x = layer(x, bias, allowed[:, None], train=train)
-        return self._logits(x, batch, items, tables)
+        return self._logits(x, vectors, batch)
 
     def alone(self, batch: dict[str, Array], tables: ItemTables, items: Array,
               places: Array | int = 0) -> Array:
@@ -255,7 +256,9 @@ class Ranker(nn.Module):
           on nothing else in the list.
         """
         context, known, place = self._context(batch, tables, False)
-        x = self._join(context, batch, items, jnp.asarray(places), tables, False)
+        vectors = self.item_inputs(items, tables)
+        x = self._join(context, vectors + self._beside(
+            batch, items, jnp.asarray(places), tables, known[:, -1]), False)
         # All items look from the same place, so one row of biases is enough.
         bias = self._biases(jnp.concatenate([place, place[:, -1:]], axis=1), place,
                             batch["items"].shape[1])
@@ -263,7 +266,7 @@ class Ranker(nn.Module):
         look = functools.partial(attend_alone, own=own)
         for layer in self.layers:
             x = layer(x, bias, known[:, None], train=False, attend=look)
-        return self._logits(x, batch, items, tables)
+        return self._logits(x, vectors, batch)
 
     def item_inputs(self, items: Array, tables: ItemTables) -> Array:
         """One vector for each item: what is known of it, summed."""
@@ -292,8 +295,7 @@ class Ranker(nn.Module):
             x = x + self.side_in(batch, train=train)
         tokens = self._request(batch, tables)
         place = jnp.broadcast_to(jnp.arange(items.shape[1]), items.shape)
-        own = jnp.take_along_axis(batch["segments"], last, axis=1)
-        real = (batch["segments"] == own) & (place <= last)
+        real = visible(batch["segments"], last, causal=True)[:, 0]
         x = jnp.concatenate([x, *tokens], axis=1)
         after = (items.shape[0], x.shape[1] - items.shape[1])
         place = jnp.concatenate([place, jnp.broadcast_to(last + 1, after)], axis=1)
@@ -323,27 +325,34 @@ class Ranker(nn.Module):
                 begin = begin + jnp.where(query[..., None] >= 0, told, 0)
         return [*tokens, begin]
 
-    def _join(self, context: Array, batch: dict[str, Array], items: Array,
-              places: Array, tables: ItemTables, train: bool) -> Array:
-        """The context followed by the items, in the configured dtype."""
-        x = self.item_inputs(items, tables) + self.candidate
-        if self.ranking.matches:
-            x = x + self._matches(batch, items, tables)
-        if self.ranking.places:
-            x = x + self.place_vectors[jnp.clip(places, 0, PLACES - 1)]
-        x = jnp.concatenate([context, x], axis=1).astype(self.cfg.dtype)
+    def _join(self, context: Array, items: Array, train: bool) -> Array:
+        """The context followed by the items' inputs, in the configured dtype."""
+        x = jnp.concatenate([context, items], axis=1).astype(self.cfg.dtype)
         return layers.dropout(self, x, self.cfg.dropout, train=train)
 
-    def _matches(self, batch: dict[str, Array], items: Array, tables: ItemTables
-                 ) -> Array:
+    def _beside(self, batch: dict[str, Array], items: Array, places: Array,
+                tables: ItemTables, seen: Array) -> Array:
+        """What is added to the items `[B, G]` for standing in this request: `[B, G, D]`
+        or less; `seen` `[B, K]` of the context."""
+        x = self.candidate
+        if self.ranking.matches:
+            x = x + self._matches(batch, items, tables, seen)
+        if self.ranking.places:
+            x = x + self.place_vectors[jnp.clip(places, 0, PLACES - 1)]
+        return x
+
+    def _matches(self, batch: dict[str, Array], items: Array, tables: ItemTables,
+                 seen: Array) -> Array:
         """`[B, G, D]`: how far back each item and its kinds were met, in octaves, and
         whether they are the trigger's."""
-        total = jnp.float32(0)
+        history, total = batch["items"], jnp.float32(0)
+        back = affinity.events_back(seen[:, :history.shape[1]],
+                                    batch["target_positions"])
         for number, vectors in enumerate(self.match_vectors):
             known = (_given("kinds", tables.kinds)[:, number - 1] if number
                      else jnp.arange(self.items))
             mine = known[items]
-            total = total + vectors[affinity.met_last(batch, items, known)]
+            total = total + vectors[affinity.met_last(back, known[history], mine)]
             if self.cfg.instructions.trigger:
                 trigger = batch["target_trigger"]
                 hit = (mine == known[jnp.maximum(trigger, 0)]) & (trigger >= 0)
@@ -356,18 +365,17 @@ class Ranker(nn.Module):
         found = table[:, queries[:, :, None], keys[:, None, :]]
         return found.swapaxes(0, 1)
 
-    def _logits(self, x: Array, batch: dict[str, Array], items: Array,
-                tables: ItemTables) -> Array:
-        """Logits of the items, which stand last, behind a state of all the context."""
-        x = self.norm(x[:, -items.shape[1] - 1:])
+    def _logits(self, x: Array, vectors: Array, batch: dict[str, Array]) -> Array:
+        """Logits of the items, which stand last, behind a state of all the context;
+        `vectors` `[B, G, D]` are their `item_inputs`."""
+        x = self.norm(x[:, -vectors.shape[1] - 1:])
         found = self.heads(x[:, 1:]).astype(jnp.float32) + self.head_bias
         if self.ranking.crossed:
             profile = None
-            if self.crossing.profile:
+            if self.profile:
                 place = batch["target_positions"][..., None]
                 profile = jnp.take_along_axis(batch["profile"], place, axis=1)[:, 0]
-            found = found + self.crossing(x[:, 0], self.item_inputs(items, tables),
-                                          profile)
+            found = found + self.crossing(x[:, 0], vectors, profile)
         return found
 
 

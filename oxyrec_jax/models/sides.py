@@ -67,10 +67,24 @@ class SideVectors(nn.Module):
             chance = jax.random.uniform(self.make_rng("dropout"), some.shape)
             # One draw for each history of a row, at the place of its number.
             some &= jnp.take_along_axis(chance, batch["segments"], axis=1) >= _HIDDEN
-        parts = [jnp.where(rows[..., place, None] >= 0,
-                           table[jnp.maximum(rows[..., place], 0)], 0)
-                 for place in range(rows.shape[-1])]
-        return jnp.where(some[..., None], sum(parts[1:], parts[0]), nobody[0])
+        return jnp.where(some[..., None], sum_known(table, rows), nobody[0])
+
+
+def sum_known(table: Array, rows: Array) -> Array:
+    """Sums the rows of a table that are known.
+
+    Args:
+      table: `[R, D]` float32; receives a gradient.
+      rows: `[..., C]` int32, -1 where unknown.
+
+    Returns:
+      `[..., D]` float32, 0 where none is known.
+    """
+    # One look-up after the other: all at once are stored before they are summed.
+    parts = [jnp.where(rows[..., place, None] >= 0,
+                       table[jnp.maximum(rows[..., place], 0)], 0)
+             for place in range(rows.shape[-1])]
+    return sum(parts[1:], parts[0])
 
 
 def prepend(batch: dict[str, Array], items: Array, names: tuple[str, ...]

@@ -14,6 +14,7 @@ from oxyrec_jax.models import affinity
 from oxyrec_jax.models.instructions import InstructionConfig
 from oxyrec_jax.models.ranker import Ranker, RankerConfig, check_trunk
 from oxyrec_jax.models.scorer import Scorer, probabilities
+from oxyrec_jax.models.transformer import visible
 from oxyrec_jax.train.ranking import ranking_loss
 
 ITEMS, ROWS, LENGTH, SHOWN = 30, 3, 6, 5
@@ -249,12 +250,13 @@ def test_a_crossing_multiplies_the_factors_of_person_and_item():
 
 
 def test_a_kind_was_met_as_far_back_as_its_latest_event_of_this_history():
-    batch = {"items": jnp.array([[4, 1, 2, 1, 3, 0]]),
-             "segments": jnp.array([[1, 2, 2, 2, 2, 0]]),
-             "target_positions": jnp.array([[4]])}
-    kind = jnp.array([9, 0, 1, 2, 3])
+    last = jnp.array([[4]])
+    seen = visible(jnp.array([[1, 2, 2, 2, 2, 0]]), last, causal=True)[:, 0]
+    history, asked = jnp.array([[4, 1, 2, 1, 3, 0]]), jnp.array([[3, 1, 2, 4, 0]])
     # 3 stands last; 1 two back; 2 three back; 4 is of another history; 0 is padding.
-    found = affinity.met_last(batch, jnp.array([[3, 1, 2, 4, 0]]), kind)
+    kind = jnp.array([9, 0, 1, 2, 3])
+    found = affinity.met_last(affinity.events_back(seen, last), kind[history],
+                              kind[asked])
     np.testing.assert_array_equal(found, [[1, 2, 2, 0, 0]])
 
 
