@@ -103,7 +103,7 @@ def next_outputs(ahead: Array, begins: tuple[int, ...], past: tuple[Array, ...],
     if codes is None:
         return ahead[:, :, 0], (jnp.zeros((len(ahead), 1, 0), jnp.int32),)
     known = jnp.concatenate([past[0], codes[..., None]], axis=-1)
-    if len(begins) > 1 and level < begins[1]:
+    if level < begins[1]:
         return ahead[:, :, level], (known,)
     if level in begins:
         end = min((begin for begin in begins if begin > level), default=ahead.shape[2])
