@@ -103,7 +103,8 @@ def _time(made: Setup, rows_of: Feed, cfg: ModelConfig, widths: tuple[int, ...],
           steps: int) -> tuple[Steps, float]:
     """Times steps; also the seconds in which their programs were compiled."""
     features = made.catalogue.tables.features
-    programs: dict[tuple[int, ...], Any] = {}  # by shape: rows may differ in length
+    # Programs and their FLOPs on all devices by shape: rows may differ in length.
+    programs: dict[tuple[int, ...], tuple[Any, float]] = {}
     state, found, compiling = made.state, Steps(), 0.0
     with progress.bar("timing steps", WARM_UP + steps) as advance:
         for number in range(WARM_UP + steps):
@@ -114,9 +115,11 @@ def _time(made: Setup, rows_of: Feed, cfg: ModelConfig, widths: tuple[int, ...],
             shape = batch["segments"].shape
             if shape not in programs:
                 begin = time.perf_counter()
-                programs[shape] = made.compile(batch)
+                compiled = made.compile(batch)
                 compiling += time.perf_counter() - begin
-            compiled, begin = programs[shape], time.perf_counter()
+                counted = (compiled.cost_analysis() or {}).get("flops", 0.0)
+                programs[shape] = compiled, made.mesh.size * float(counted)
+            (compiled, counted), begin = programs[shape], time.perf_counter()
             state, figures = compiled(state, batch, made.catalogue)
             jax.block_until_ready(figures)
             if number >= WARM_UP:
@@ -125,8 +128,7 @@ def _time(made: Setup, rows_of: Feed, cfg: ModelConfig, widths: tuple[int, ...],
                 found.flops.append(batch_flops(
                     cfg, widths, rows,
                     features=0 if features is None else features.shape[1]))
-                found.counted.append(made.mesh.size * float(
-                    (compiled.cost_analysis() or {}).get("flops", 0.0)))
+                found.counted.append(counted)
                 found.places.append(math.prod(shape))
                 found.positions.append(int(figures["positions"]))
                 found.targets.append(int(figures["targets"]))
