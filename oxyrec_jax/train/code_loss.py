@@ -6,7 +6,7 @@ only `[B, chunk, V]` are there at a time, and the backward pass makes them again
 are not cut, so that a batch which lies on several devices stays where it is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,15 +21,14 @@ from oxyrec_jax.tokenizer.catalogue import Catalogue
 NEVER = -1e30  # as good as -inf, but its product with 0 is 0
 
 
-def code_terms(scores: list[tuple[Array, Array]], hidden: Array | None, mask: Array,
-               weights: Array | None, z_loss: float) -> dict[str, Weighted]:
+def code_terms(scores: list[tuple[Array, Array]], given: dict[str, Array], *,
+               z_loss: float) -> dict[str, Weighted]:
     """The likelihood of each level's codes; of a masked decoder that of hidden ones.
 
     Args:
       scores: of each level what `levelled` gives.
-      hidden: `[B, J, T]` bool of a masked decoder, or None.
-      mask: `[B, J]` bool, supervised.
-      weights: `[B, J]` float of the targets; None: 1 each.
+      given: `mask` `[B, J]` bool, supervised; `hidden` `[B, J, T]` bool of a masked
+        decoder; `weights` `[B, J]` float of the targets where they are not 1 each.
       z_loss: as `ObjectiveConfig` has it.
 
     Returns:
@@ -37,12 +36,13 @@ def code_terms(scores: list[tuple[Array, Array]], hidden: Array | None, mask: Ar
     """
     terms = {}
     for level, (row, code) in enumerate(scores):
-        if hidden is None:
-            term = losses.next_code_loss(row, code, mask, sample_weights=weights,
-                                         z_loss=z_loss)
+        ways: dict[str, Any] = {"sample_weights": given.get("weights"),
+                                "z_loss": z_loss}
+        if "hidden" in given:
+            term = losses.masked_code_loss(row, code, given["hidden"], given["mask"],
+                                           level=level, **ways)
         else:
-            term = losses.masked_code_loss(row, code, hidden, mask, level=level,
-                                           sample_weights=weights, z_loss=z_loss)
+            term = losses.next_code_loss(row, code, given["mask"], **ways)
         terms[f"level_{level}"] = term
     return terms
 
@@ -59,8 +59,7 @@ def chunked_code_terms(ask: Callable[..., Any], model: Generator, catalogue: Cat
       model: the network.
       catalogue: the items.
       states: `[B, J, T, D]`, from `Generator.code_states`.
-      given: `targets` and `mask` `[B, J]`, and of what there is `hidden` `[B, J, T]`
-        and `weights` `[B, J]`.
+      given: as `code_terms` takes it, and `targets` `[B, J]` int32 items.
       z_loss: as `ObjectiveConfig` has it.
       chunk: how many, at least 1.
 
@@ -70,10 +69,8 @@ def chunked_code_terms(ask: Callable[..., Any], model: Generator, catalogue: Cat
     @jax.checkpoint
     def terms_of(piece: dict[str, Array]) -> dict[str, Weighted]:
         logits = ask(piece["states"], method="code_logits")
-        scores = [levelled(model, catalogue, piece["targets"], level, row)
-                  for level, row in enumerate(logits)]
-        return code_terms(scores, piece.get("hidden"), piece["mask"],
-                          piece.get("weights"), z_loss)
+        return code_terms(levelled(model, catalogue, piece["targets"], logits), piece,
+                          z_loss=z_loss)
 
     def add(total: dict[str, Weighted], piece: dict[str, Array]
             ) -> tuple[dict[str, Weighted], None]:
@@ -95,20 +92,25 @@ def _cut(values: Array, chunk: int) -> Array:
     return jnp.moveaxis(values.reshape(rows, -1, chunk, *values.shape[2:]), 1, 0)
 
 
-def levelled(model: Generator, catalogue: Catalogue, targets: Array, level: int,
-             scores: Array) -> tuple[Array, Array]:
-    """Scores of one level, illegal codes at -1e30, and the target among them.
+def levelled(model: Generator, catalogue: Catalogue, targets: Array,
+             logits: Sequence[Array]) -> list[tuple[Array, Array]]:
+    """Scores of each level, illegal codes at -1e30, and the target among them.
 
     Args:
       model: the network.
       catalogue: the items.
       targets: `[B, J]` int32 items.
-      level: in `[0, T)`.
-      scores: `[B, J, V]` float32, the level's logits.
+      logits: T times `[B, J, V]` float32.
 
     Returns:
-      `[B, J, V_l]` float32 and `[B, J]` int32.
+      T times `[B, J, V_l]` float32 and `[B, J]` int32.
     """
+    return [_legal(model, catalogue, targets, level, row)
+            for level, row in enumerate(logits)]
+
+
+def _legal(model: Generator, catalogue: Catalogue, targets: Array, level: int,
+           scores: Array) -> tuple[Array, Array]:
     code = catalogue.tables.codes[targets][..., level]
     start, width = model.starts[level], model.widths[level]
     if not model.cfg.legal_softmax:

@@ -111,6 +111,9 @@ def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
         hidden = draw_hidden(hide, targets.shape, len(model.widths))
         batch = {**batch, "hidden": hidden | ~mask[..., None]}
     weights = batch.get("target_weight")
+    given = {"targets": targets, "mask": mask,
+             **({"hidden": batch["hidden"]} if "hidden" in batch else {}),
+             **({} if weights is None else {"weights": weights})}
     ways: dict[str, Any] = {"train": True, "rngs": {"dropout": rng},
                             "mutable": [moe.COLLECTION]}
     scores: list[tuple[Array, Array]] = []
@@ -120,17 +123,12 @@ def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
                              "(model.memory, model.item_head) needs all scores at once")
         (states, state), sown = ask(batch, catalogue.tables, method="code_states",
                                     **ways)
-        more = {"hidden": batch.get("hidden"), "weights": weights}
-        terms = chunked_code_terms(
-            ask, model, catalogue, states,
-            {"targets": targets, "mask": mask,
-             **{name: value for name, value in more.items() if value is not None}},
-            z_loss=cfg.z_loss, chunk=cfg.chunk)
+        terms = chunked_code_terms(ask, model, catalogue, states, given,
+                                   z_loss=cfg.z_loss, chunk=cfg.chunk)
     else:
         (logits, state), sown = ask(batch, catalogue.tables, **ways)
-        scores = [levelled(model, catalogue, targets, level, row)
-                  for level, row in enumerate(logits)]
-        terms = code_terms(scores, batch.get("hidden"), mask, weights, cfg.z_loss)
+        scores = levelled(model, catalogue, targets, logits)
+        terms = code_terms(scores, given, z_loss=cfg.z_loss)
     count = terms["level_0"].weight
     total = sum((term.total for term in terms.values()), jnp.float32(0))
     if model.cfg.moe.experts:
