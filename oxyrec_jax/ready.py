@@ -18,6 +18,7 @@ from oxyrec_jax.evaluate import rows
 from oxyrec_jax.instruction_store import instructions_of_log
 from oxyrec_jax.models.generator import Generator
 from oxyrec_jax.models.memory import count_successors
+from oxyrec_jax.models.nearest import nearest_items
 from oxyrec_jax.tokenizer import embeddings, sid_table
 from oxyrec_jax.tokenizer.catalogue import Catalogue, make_catalogue
 from oxyrec_jax.tokenizer.trie import Leaves
@@ -76,12 +77,6 @@ def load(space: Workspace, *, live: bool = False, instructions: str | None = Non
             f"evaluate.ks=[{ks}]")
     need(space.semantic_ids, "tokenize")
     ids = sid_table.load_semantic_ids(space.semantic_ids, dataset)
-    events = rows.of_dataset(dataset)
-    successors = None
-    if cfg.model.memory:
-        successors = count_successors(events.items, events.offsets, events.train,
-                                      num_items=dataset.num_items,
-                                      most=cfg.model.successors)
     features = item_features(space, ids)
     count = len(ids.codes) if live else dataset.num_items
     items = item_rows(count + int(count * spare))
@@ -90,8 +85,8 @@ def load(space: Workspace, *, live: bool = False, instructions: str | None = Non
     catalogue, leaves = make_catalogue(
         ids.codes[:count], ids.widths, popularity=ids.priority[:count],
         features=None if features is None else features[:count],
-        successors=successors, retired=~ids.live if live else None,
-        rows=items if live else None,
+        **_memory_tables(space, dataset), rows=items if live else None,
+        retired=~ids.live if live else None,
         at_least=None if at_least is None else at_least.trie)
     if cfg.model.profile:
         dataset = dataclasses.replace(
@@ -126,6 +121,32 @@ def item_features(space: Workspace, ids: sid_table.SemanticIds) -> np.ndarray | 
         raise InputError("model.item_features needs the embeddings of the items, which "
                          f"{space.semantic_ids} does not hold; set it to false")
     return ids.embeddings
+
+
+def text_vectors(space: Workspace, dataset: Dataset) -> np.ndarray | None:
+    """The vectors of the items' texts, `[N, F]`, from the cache where they were made
+    before; None where no item has a text."""
+    texts = [text or "" for text in dataset.item_table()["text"].to_pylist()]
+    if not any(texts):
+        return None
+    return embeddings.embed_texts(texts, space.cfg.text, space.folder / "cache")
+
+
+def _memory_tables(space: Workspace, dataset: Dataset) -> dict[str, Any]:
+    """What the memory asks, by `make_catalogue`'s names; nothing without a memory."""
+    cfg, tables = space.cfg.model, {}
+    if cfg.memory:
+        events = rows.of_dataset(dataset)
+        tables["successors"] = count_successors(
+            events.items, events.offsets, events.train, num_items=dataset.num_items,
+            most=cfg.successors)
+    if cfg.nearest:
+        vectors = text_vectors(space, dataset)
+        if vectors is None:
+            raise InputError(f"model.nearest is {cfg.nearest}, and no item of "
+                             f"{space.data} has a text; set it to 0")
+        tables["nearest"] = nearest_items(vectors, most=cfg.nearest)
+    return tables
 
 
 def item_rows(count: int) -> int:

@@ -26,12 +26,12 @@ from oxyrec_jax.evaluate import evaluation
 from oxyrec_jax.evaluate.generator import recommend_split
 from oxyrec_jax.models.flops import forward_flops
 from oxyrec_jax.ready import (START, Ready, load, parameters, starting_parameters,
-                              texts_of)
+                              text_vectors, texts_of)
 from oxyrec_jax.report import (write_report, write_story_page,
                                write_tokenizer_page)
 from oxyrec_jax.steering import follow, judge_retrieval
 from oxyrec_jax.thinking.recording import read_history
-from oxyrec_jax.tokenizer import build, embeddings, lifecycle
+from oxyrec_jax.tokenizer import build, lifecycle
 from oxyrec_jax.train import loop
 from oxyrec_jax.train.run_log import read_log
 from oxyrec_jax.validation import validate
@@ -160,7 +160,7 @@ def evaluate(space: Workspace, split: str = "test", *, experts: bool = True,
             behaviour=cfg.instructions.behaviour,
             what=f"recommending for {split}, seed {seed}")
     found = evaluation.evaluate(ready.dataset, split, runs, cfg=cfg.evaluate,
-                                embeddings=_text_embeddings(space, ready.dataset))
+                                embeddings=text_vectors(space, ready.dataset))
     if cfg.model.retrieval.events:
         found.results["retrieval"] = judge_retrieval(space, ready, trained, split,
                                                      found.users)
@@ -282,13 +282,6 @@ def flops_per_target(space: Workspace, ready: Ready) -> float:
         return_counts=True)
     each = [forward([length], [1]) for length in histories.tolist()]
     return 3 * float(np.average(each, weights=counts))
-
-
-def _text_embeddings(space: Workspace, dataset: Dataset) -> np.ndarray | None:
-    texts = [text or "" for text in dataset.item_table()["text"].to_pylist()]
-    if not any(texts):
-        return None
-    return embeddings.embed_texts(texts, space.cfg.text, space.folder / "cache")
 
 
 def _before_a_change(space: Workspace) -> Dataset:

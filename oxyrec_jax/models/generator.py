@@ -77,7 +77,7 @@ class Generator(nn.Module):
         self.decoder = [decoder(cfg, self.mesh) for _ in range(cfg.decoder_layers)]
         self.decoder_norm = layers.RMSNorm()
         if cfg.memory:
-            self.memory = memory_lib.TransitionMemory()
+            self.memory = memory_lib.TransitionMemory(near=cfg.nearest > 0)
         if cfg.experts > 1:
             self.gate = layers.Linear(cfg.experts, ("embed", "one"), scale=0.01)
             zeros, ones = nn.initializers.zeros_init(), nn.initializers.ones_init()
@@ -245,14 +245,14 @@ class Generator(nn.Module):
             gate = gate + self.gate_asked(jax.lax.stop_gradient(asked))
         pointer = None
         if self.cfg.memory:
-            if tables.successors is None:
-                raise ValueError("the memory finds no successors in the item tables")
             pointer = self.memory(
                 memory_lib.recent_items(batch), tables.successors, tables.codes[:, 0],
-                first_log_probs, batch["targets"] if own else None)
-            heard = pointer.heard[..., None]
-            knows = (jnp.arange(self.cfg.experts) != 1) | (heard > 0)  # 1: the memory
-            gate = jnp.where(knows, gate + self.gate_heard(heard), -jnp.inf)
+                first_log_probs, batch["targets"] if own else None, tables.nearest,
+                None if self.cfg.repeats else memory_lib.earlier_items(batch))
+            knows = jnp.any(pointer.weights > 0, axis=-1, keepdims=True)
+            knows = knows | (jnp.arange(self.cfg.experts) != 1)  # 1: the memory
+            gate = jnp.where(knows, gate + self.gate_heard(pointer.heard[..., None]),
+                             -jnp.inf)
         return Mixture(jax.nn.log_softmax(gate, axis=-1), pointer, self.sharpness)
 
     def start_search(self, batch: dict[str, Array], tables: ItemTables) -> Search:

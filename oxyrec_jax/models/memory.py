@@ -1,4 +1,4 @@
-"""Transition memory: what followed the last items in training.
+"""Transition memory: what followed the last items in training, and what is like them.
 
 A network needs many epochs to learn rare transitions by heart; a count table holds them
 exactly. A few learned numbers weigh the table's candidates:
@@ -8,7 +8,14 @@ exactly. A few learned numbers weigh the table's candidates:
 where c runs over the successors of the last items h_1, h_2, h_3, and n_c is the decayed
 count of c after h_d. In training the target's own transition is taken out of the
 counts first, so that the network learns from what the memory says of unseen events.
-The generator mixes this distribution with its own (`Generator.mixture`).
+Where it is asked for (`ModelConfig.nearest`), the items whose text is nearest to the
+last ones are candidates too, with a share lambda that depends on how much is known:
+
+    P = (1 - lambda) P_memory + lambda P_nearest,    lambda = sigmoid(u + v log(1 + n))
+    P_nearest(c) = softmax_c(20 f cos(h_d, c) + g_d + k log p_codes(first code of c))
+
+with n the summed counts, and lambda 1 where nothing followed the last items. The
+generator mixes the distribution with its own (`Generator.mixture`).
 
 Source: ours; a non-parametric memory beside a network as in kNN-LM, Khandelwal et al.
 2020, https://arxiv.org/abs/1911.00172.
@@ -24,8 +31,12 @@ from scipy import sparse
 
 from oxyrec_jax.base import Array
 from oxyrec_jax.models import layers
+from oxyrec_jax.models.nearest import Nearest
 
 BACK = 3  # how many of the last items are asked; as the Markov baseline
+_DISTANCE = np.arange(1, BACK + 1, dtype=np.float32)
+_NEAR = 20.0  # ours: cosines that differ by 0.05 weigh 1 : e, to begin with
+_SHARE = -0.7  # ours: of log odds and of their slope, to begin with
 
 
 @jax.tree_util.register_dataclass
@@ -59,6 +70,23 @@ def recent_items(batch: dict[str, Array]) -> Array:
         for name in ("items", "segments"))
     same = (positions >= 0) & (segments == segments[..., :1]) & (segments > 0)
     return jnp.where(same, items, -1)
+
+
+def earlier_items(batch: dict[str, Array]) -> Array:
+    """All items of the history before each target.
+
+    Args:
+      batch: as for `recent_items`.
+
+    Returns:
+      `[B, J, L]` int32: the row's items where they stand before the target in its own
+      history, -1 elsewhere.
+    """
+    places = batch["target_positions"]
+    own = jnp.take_along_axis(batch["segments"], jnp.maximum(places, 0), axis=1)
+    before = jnp.arange(batch["items"].shape[1]) <= places[..., None]
+    mine = (batch["segments"][:, None] == own[..., None]) & (own[..., None] > 0)
+    return jnp.where(before & mine, batch["items"][:, None], -1)
 
 
 @jax.tree_util.register_dataclass
@@ -116,12 +144,63 @@ def count_successors(items: np.ndarray, offsets: np.ndarray, targets: np.ndarray
     return Successors(jnp.asarray(table), jnp.asarray(counts))
 
 
-class TransitionMemory(nn.Module):
-    """The few parameters that weigh the candidates."""
+class _Weighing(nn.Module):
+    """The numbers that weigh candidates: softmax(a x + b_d + e log p(first code)).
 
-    @nn.compact
-    def __call__(self, recent: Array, successors: Successors, first_codes: Array,
-                 first_log_probs: Array, own: Array | None) -> Pointer:
+    Attributes:
+      scale: a factor on x, beside the learned one, which begins at 1.
+    """
+
+    scale: float = 1.0
+
+    def setup(self) -> None:
+        one = layers.axes(nn.initializers.ones_init(), "one")
+        zero = layers.axes(nn.initializers.zeros_init(), "one")
+        self.nearness = self.param("nearness", layers.axes(
+            lambda *_: -jnp.log(_DISTANCE), "one"), (BACK,), jnp.float32)
+        self.sharpness = self.param("sharpness", one, (1,), jnp.float32)
+        self.trust = self.param("trust", zero, (1,), jnp.float32)
+
+    def weigh(self, x: Array, known: Array, codes: Array, first_log_probs: Array
+              ) -> Array:
+        """`[B, J, BACK * M]` float32: sums to 1 over what is known, 0 elsewhere.
+
+        Args:
+          x: `[B, J, BACK, M]` float32, what is known of each candidate.
+          known: `[B, J, BACK, M]` bool, which candidates there are.
+          codes: `[B, J, BACK, M]` int32, their first codes.
+          first_log_probs: `[B, J, V_0]` float32; receives no gradient.
+        """
+        flat = (*x.shape[:2], -1)
+        scores = self.scale * self.sharpness * x + self.nearness[:, None]
+        model = jnp.take_along_axis(jax.lax.stop_gradient(first_log_probs),
+                                    codes.reshape(flat), -1)
+        scores = scores.reshape(flat) + model * self.trust
+        known = known.reshape(flat)
+        weights = jax.nn.softmax(jnp.where(known, scores, -1e30), axis=-1)
+        return jnp.where(known, weights, 0)
+
+
+class TransitionMemory(_Weighing):
+    """The few parameters that weigh the candidates.
+
+    Attributes:
+      near: the nearest items are candidates too.
+    """
+
+    near: bool = False
+
+    def setup(self) -> None:
+        super().setup()
+        if self.near:
+            self.nearest = _Weighing(scale=_NEAR)
+            self.share = self.param("share", layers.axes(
+                nn.initializers.constant(_SHARE), "one"), (2,), jnp.float32)
+
+    def __call__(self, recent: Array, successors: Successors | None,
+                 first_codes: Array, first_log_probs: Array, own: Array | None,
+                 nearest: Nearest | None = None, earlier: Array | None = None
+                 ) -> Pointer:
         """Asks the memory.
 
         Args:
@@ -131,30 +210,53 @@ class TransitionMemory(nn.Module):
           first_log_probs: `[B, J, V_0]` float32, the model's; receives no gradient.
           own: `[B, J]` int32, targets whose own transition is in the counts and is to
             be left out (training), or None.
+          nearest: the table of nearest items, where they are candidates.
+          earlier: `[B, J, L]` int32, items that are no candidates, -1 for none; None:
+            all are.
         """
+        if successors is None or self.near and nearest is None:
+            raise ValueError("the memory misses what it asks in the item tables: "
+                             f"{successors=}, {nearest=}")
         asked = jnp.maximum(recent, 0)
         items = successors.items[asked]
         counts = jnp.where(recent[..., None] >= 0, successors.counts[asked], 0)
-        distance = jnp.arange(1, BACK + 1, dtype=jnp.float32)
         if own is not None:
             mine = items == own[..., None, None]
             # An item that stands at several distances was counted at each of them.
             same = recent[..., :, None] == recent[..., None, :]
-            share = jnp.sum(jnp.where(same, 1 / distance, 0), axis=-1)
+            share = jnp.sum(jnp.where(same, 1 / _DISTANCE, 0), axis=-1)
             counts = counts - jnp.where(mine, share[..., None], 0)
-        known = (items >= 0) & (counts > 1e-3)
+        known = (items >= 0) & (counts > 1e-3) & ~_among(items, earlier)
+        weights = self.weigh(jnp.log(jnp.maximum(counts, 1e-3)), known,
+                             first_codes[jnp.maximum(items, 0)], first_log_probs)
         flat = (*recent.shape[:2], -1)
-        items, known = items.reshape(flat), known.reshape(flat)
-        one = layers.axes(nn.initializers.ones_init(), "one")
-        zero = layers.axes(nn.initializers.zeros_init(), "one")
-        nearness = self.param("nearness", layers.axes(
-            lambda *_: -jnp.log(distance), "one"), (BACK,), jnp.float32)
-        scores = self.param("sharpness", one, (1,), jnp.float32) * jnp.log(
-            jnp.maximum(counts, 1e-3)) + nearness[:, None]
-        codes = first_codes[jnp.maximum(items, 0)]
-        model = jnp.take_along_axis(jax.lax.stop_gradient(first_log_probs), codes, -1)
-        scores = scores.reshape(flat) + model * self.param("trust", zero, (1,),
-                                                           jnp.float32)
-        weights = jax.nn.softmax(jnp.where(known, scores, -1e30), axis=-1)
-        total = jnp.sum(jnp.where(known, counts.reshape(flat), 0), axis=-1)
-        return Pointer(items, jnp.where(known, weights, 0), jnp.log1p(total))
+        total = jnp.sum(jnp.where(known, counts, 0).reshape(flat), axis=-1)
+        found = Pointer(items.reshape(flat), weights, jnp.log1p(total))
+        if not self.near or nearest is None:
+            return found
+        return self._with_nearest(found, asked, recent >= 0, first_codes,
+                                  first_log_probs, nearest, earlier)
+
+    def _with_nearest(self, found: Pointer, asked: Array, real: Array,
+                      first_codes: Array, first_log_probs: Array, nearest: Nearest,
+                      earlier: Array | None) -> Pointer:
+        """Puts the nearest items behind the successors, each with its share."""
+        items = nearest.items[asked]
+        known = real[..., None] & (items >= 0) & ~_among(items, earlier)
+        weights = self.nearest.weigh(nearest.cosines[asked], known,
+                                     first_codes[jnp.maximum(items, 0)],
+                                     first_log_probs)
+        share = jax.nn.sigmoid(self.share[0] + self.share[1] * found.heard)
+        share = jnp.where(found.heard > 0, share, 1)
+        share = jnp.where(jnp.any(known, axis=(-2, -1)), share, 0)[..., None]
+        return Pointer(
+            jnp.concatenate([found.items, items.reshape(weights.shape)], axis=-1),
+            jnp.concatenate([(1 - share) * found.weights, share * weights], axis=-1),
+            found.heard)
+
+
+def _among(items: Array, earlier: Array | None) -> Array:
+    """Which of the candidates `[B, J, BACK, M]` stand in `[B, J, L]`."""
+    if earlier is None:
+        return jnp.zeros(items.shape, bool)
+    return jnp.any(items[..., None] == earlier[..., None, None, :], axis=-1)

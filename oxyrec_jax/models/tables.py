@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from oxyrec_jax.base import Array
 from oxyrec_jax.models import memory as memory_lib
+from oxyrec_jax.models.nearest import Nearest
 
 
 @jax.tree_util.register_dataclass
@@ -18,6 +19,7 @@ class ItemTables:
       codes: `[N, T]` int32, the semantic ID of each item.
       features: `[N, F]` float32 side features such as text embeddings, or None.
       successors: what followed each item in training, or None.
+      nearest: the items nearest by text to each item, or None.
       live: `[N]` bool, true on items that may be recommended; None: all.
       keys: `[N, R]` float32 retrieval keys, from `Generator.item_keys`, for serving;
         None: computed in every call.
@@ -35,6 +37,7 @@ class ItemTables:
     codes: Array
     features: Array | None = None
     successors: memory_lib.Successors | None = None
+    nearest: Nearest | None = None
     live: Array | None = None
     keys: Array | None = None
     price: Array | None = None

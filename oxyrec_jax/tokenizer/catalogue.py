@@ -9,6 +9,7 @@ import numpy as np
 from oxyrec_jax.base import Array, InputError
 from oxyrec_jax.models.generator import ItemTables
 from oxyrec_jax.models.memory import Successors
+from oxyrec_jax.models.nearest import Nearest
 from oxyrec_jax.tokenizer import trie as trie_lib
 
 
@@ -32,6 +33,7 @@ class Catalogue:
 def make_catalogue(codes: np.ndarray, widths: tuple[int, ...], *,
                    popularity: np.ndarray, features: np.ndarray | None = None,
                    successors: Successors | None = None,
+                   nearest: Nearest | None = None,
                    retired: np.ndarray | None = None, rows: int | None = None,
                    at_least: trie_lib.Trie | None = None) -> tuple[
                        Catalogue, trie_lib.Leaves]:
@@ -45,6 +47,7 @@ def make_catalogue(codes: np.ndarray, widths: tuple[int, ...], *,
       features: `[N, F]` float side features, or None.
       successors: the transition memory's table, or None. Items beyond its rows have
         no successors.
+      nearest: the table of nearest items, or None. Items beyond its rows have none.
       retired: `[N]` bool: items that can be read in a history but not recommended;
         None: none.
       rows: how many rows the item tables get, at least N: what is not an item has
@@ -79,7 +82,10 @@ def make_catalogue(codes: np.ndarray, widths: tuple[int, ...], *,
         None if features is None else _padded(features, rows, np.float32),
         None if successors is None else Successors(
             _padded(successors.items, rows, np.int32, fill=-1),
-            _padded(successors.counts, rows, np.float32)))
+            _padded(successors.counts, rows, np.float32)),
+        None if nearest is None else Nearest(
+            _padded(nearest.items, rows, np.int32, fill=-1),
+            _padded(nearest.cosines, rows, np.float32)))
     paths = trie_lib.item_paths(trie, tables.codes)
     if len(live) < rows:
         mask = np.zeros(rows, bool)

@@ -5,8 +5,10 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from oxyrec_jax.models import memory
+from oxyrec_jax.models.nearest import Nearest
 
 HISTORIES = st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=8), min_size=1,
                      max_size=6)
@@ -145,3 +147,63 @@ def test_the_model_gets_no_gradient_through_the_memory():
             log_probs, None)
         return answer.weights[0, 0, 0]
     assert (jax.grad(weight)(jnp.zeros((1, 1, 3))) == 0).all()
+
+
+NEAR = {"nearness": -np.log(np.float32([1, 2, 3])), "sharpness": np.float32([1]),
+        "trust": np.float32([0])}
+
+
+def ask_near(recent, table, *, successors=None, earlier=None, share=(-0.7, -0.7)):
+    """The memory's answer with the nearest items, all weights as they begin."""
+    successors = successors or counted([[0, 1], [0, 2]], [(0, 1, 2), (1, 1, 2)])
+    params = {**NEAR, "nearest": NEAR, "share": np.float32(share)}
+    return memory.TransitionMemory(near=True).apply(
+        {"params": params}, jnp.asarray(recent), successors, np.arange(6) % 3,
+        jnp.zeros((1, 1, 3)), None, table,
+        None if earlier is None else jnp.asarray(earlier))
+
+
+def test_nearest_items_by_hand():
+    table = Nearest(jnp.array([[3, 4]] + [[-1, -1]] * 5),
+                    jnp.array([[0.9, 0.8]] + [[0.0, 0.0]] * 5))
+    answer = ask_near([[[0, -1, -1]]], table)
+    # 1 and 2 followed 0 once each; 3 and 4 are near, e^(20 * 0.1) to 1.
+    share = 1 / (1 + np.exp(0.7 + 0.7 * np.log(3)))
+    near = np.exp(2) / (1 + np.exp(2))
+    np.testing.assert_allclose(
+        summed(answer)[0, 0],
+        [0, (1 - share) / 2, (1 - share) / 2, share * near, share * (1 - near), 0],
+        rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(answer.heard, np.log([[3]]), rtol=1e-6)
+
+
+def test_where_nothing_followed_the_nearest_take_all_and_the_other_way_round():
+    table = Nearest(jnp.array([[-1, -1]] * 5 + [[3, 4]]),
+                    jnp.array([[0.0, 0.0]] * 5 + [[0.9, 0.9]]))
+    nothing_followed = summed(ask_near([[[5, -1, -1]]], table))[0, 0]
+    np.testing.assert_allclose(nothing_followed, [0, 0, 0, 0.5, 0.5, 0], rtol=1e-6)
+    nothing_near = summed(ask_near([[[0, -1, -1]]], table))[0, 0]
+    np.testing.assert_allclose(nothing_near, [0, 0.5, 0.5, 0, 0, 0], rtol=1e-6)
+    assert (summed(ask_near([[[1, -1, -1]]], table)) == 0).all()
+
+
+def test_items_of_the_history_are_no_candidates():
+    table = Nearest(jnp.array([[3, 4]] + [[-1, -1]] * 5),
+                    jnp.array([[0.9, 0.8]] + [[0.0, 0.0]] * 5))
+    answer = summed(ask_near([[[0, -1, -1]]], table, earlier=[[[2, 4, -1, 0]]]))[0, 0]
+    assert answer[1] > 0 and answer[3] > 0 and answer[[0, 2, 4, 5]].sum() == 0
+    np.testing.assert_allclose(answer.sum(), 1, rtol=1e-6)
+
+
+def test_a_memory_without_its_table_says_so():
+    with pytest.raises(ValueError, match="misses what it asks"):
+        ask_near([[[0, -1, -1]]], None)
+
+
+def test_earlier_items_are_those_of_the_own_history():
+    batch = {"items": jnp.array([[7, 8, 9, 5, 6, 0]]),
+             "segments": jnp.array([[1, 1, 1, 2, 2, 0]]),
+             "target_positions": jnp.array([[1, 2, 3, 5]])}
+    expected = [[7, 8, -1, -1, -1, -1], [7, 8, 9, -1, -1, -1],
+                [-1, -1, -1, 5, -1, -1], [-1] * 6]
+    assert memory.earlier_items(batch)[0].tolist() == expected
