@@ -10,7 +10,8 @@
 
 A sequence is one user's events, oldest first. A split row says that the events at
 positions `first <= p < last` of that sequence are targets of the split; the history of
-a target is every event before it. No target is without a history: `first >= 1`.
+a target is every event before it, and under the protocol "next-basket" every event
+before its request. No target is without a history: `first >= 1`.
 """
 
 import dataclasses
@@ -129,11 +130,25 @@ class Dataset:
         """Returns every target of a split as `[R', 2]` int64 rows (sequence, position).
 
         Where each row of the split is one target, as in the validation and test splits
-        of every protocol, row r here is row r of the split.
+        of every protocol but "next-basket", row r here is row r of the split.
         """
         rows = self.split(split)
         return np.stack([np.repeat(rows[:, 0], rows[:, 2] - rows[:, 1]),
                          spans(rows[:, 1], rows[:, 2])], axis=1)
+
+    @property
+    def by_basket(self) -> bool:
+        """Whether the events of a request are answered together, as a set."""
+        return self.manifest.get("protocol") == "next-basket"
+
+    def history_ends(self) -> np.ndarray:
+        """Returns, for each event as a target, the event before which its history
+        ends, `[E]` int64: itself, or the first of its request in a set `by_basket`."""
+        events = np.arange(self.num_events)
+        if not self.by_basket:
+            return events
+        opens = schema.opens_request(self.offsets(), self.column("request"))
+        return np.maximum.accumulate(np.where(opens, events, 0))
 
     def split(self, name: str) -> np.ndarray:
         """Returns a split's rows; an absent or empty split raises `InputError`."""

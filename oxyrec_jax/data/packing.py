@@ -73,6 +73,49 @@ def tile(rows: np.ndarray, offsets: np.ndarray, history: int) -> Windows:
                    (fresh - start).astype(np.int32))
 
 
+def tile_baskets(rows: np.ndarray, offsets: np.ndarray, ends: np.ndarray,
+                 history: int) -> Windows:
+    """As `tile`, where the targets of a request are answered together.
+
+    The target at position p still has the place p - 1 of its window, and is told by the
+    encoder's position before its request. A window supervises whole requests and reads
+    at least `history // 2` events before the first of them, as far as there are; where
+    one request is longer than the other half, the window is longer than `history`.
+
+    Args:
+      rows: `[R, 3]` int64, rows `(sequence, first, last)` of whole requests.
+      offsets: `[S+1]` int64, where each sequence begins among all events.
+      ends: `[E]` int64, the first event of each event's request.
+      history: the most positions a window of several requests may have.
+
+    Returns:
+      The windows, in order of the rows.
+
+    Source: ours.
+    """
+    start, length, fresh = [], [], []
+    for sequence, first, last in np.asarray(rows, np.int64).tolist():
+        base = int(offsets[sequence])
+        own = ends[base + first:base + last]
+        opens = [*np.unique(own).tolist(), base + last]
+        if opens[0] != base + first:
+            raise ValueError(f"row ({sequence}, {first}, {last}) cuts a request")
+        place = 0
+        while place + 1 < len(opens):
+            begin = opens[place]
+            read = max(base, begin - history // 2)
+            after = place + 1
+            while after + 1 < len(opens) and opens[after + 1] - 1 - read <= history:
+                after += 1
+            read = max(base, min(read, opens[after] - 1 - history))
+            start.append(read)
+            length.append(opens[after] - 1 - read)
+            fresh.append(begin - 1 - read)
+            place = after
+    return Windows(np.array(start, np.int64), np.array(length, np.int32),
+                   np.array(fresh, np.int32))
+
+
 def holding(windows: Windows, targets: np.ndarray, num_events: int) -> Windows:
     """The windows that supervise at least one of some targets.
 

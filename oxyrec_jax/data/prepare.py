@@ -12,12 +12,14 @@ import pyarrow as pa
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data import dataset, filters, protocols, schema, ties
 from oxyrec_jax.data.intake import Intake, Place
-from oxyrec_jax.data.readers import amazon, minionerec, movielens, sequences, tables
+from oxyrec_jax.data.readers import (amazon, completejourney, minionerec, movielens,
+                                     sequences, tables)
 from oxyrec_jax.data.readers import items as item_fields
 from oxyrec_jax.data.shop import ShopConfig, prepare_shop
 
-SOURCES = ("sequences", "amazon2018", "amazon2023", "movielens", "minionerec", "table",
-           "shop")
+SOURCES = ("sequences", "amazon2018", "amazon2023", "movielens", "minionerec",
+           "completejourney", "table", "shop")
+PROTOCOLS = ("auto", "P1", "P2", "official", "next-basket")
 _BLOCK_SEQUENCES = 1 << 16
 
 
@@ -27,11 +29,13 @@ class DataConfig:
 
     Attributes:
       source: one of `SOURCES`.
-      path: the log: a folder ("sequences", "minionerec", "movielens"; for MovieLens
-        also a zip archive) or the file of reviews or events ("amazon…", "table").
+      path: the log: a folder ("sequences", "minionerec", "completejourney",
+        "movielens"; for MovieLens also a zip archive) or the file of reviews or events
+        ("amazon…", "table").
       items: the file of item metadata ("amazon…", "table"); "" for items without text.
-      protocol: "P1" leave-one-out, "P2" global temporal 8:1:1, "official" the source's
-        own splits, "auto" official where the source has them, else P1.
+      protocol: "P1" leave-one-out, "P2" global temporal 8:1:1, "next-basket" the last
+        request of each user as a set, "official" the source's own splits, "auto"
+        official where the source has them, else P1.
       tie_policy: "file order", "by id" or "shuffled(7)"; see `ties`.
       k_core: keep users and items with at least so many events; 0 and 1 keep all.
       duplicates: "drop" or "keep" events of one user that agree in item, time,
@@ -128,7 +132,7 @@ class _Prepared:
 def _check(cfg: DataConfig) -> None:
     ties.parse(cfg.tie_policy)
     for name, choices in (("source", SOURCES),
-                          ("protocol", ("auto", "P1", "P2", "official")),
+                          ("protocol", PROTOCOLS),
                           ("duplicates", ("drop", "keep"))):
         if getattr(cfg, name) not in choices:
             raise InputError(f"data.{name} is {getattr(cfg, name)!r}, expected one of "
@@ -233,13 +237,18 @@ def _split(log: schema.Log, lengths: np.ndarray, order: np.ndarray,
         protocol = "P1" if log.splits is None else "official"
     if (protocol == "official") != (log.splits is not None):
         raise InputError(f"data.protocol is {protocol!r}, but {cfg.source} "
-                         + ("has no splits of its own; take P1 or P2"
+                         + ("has no splits of its own; take P1, P2 or next-basket"
                             if log.splits is None else
                             "comes with its own splits; take official"))
     if log.splits is not None:
         return protocol, dict(log.splits)
     if protocol == "P1":
         return protocol, protocols.leave_one_out(lengths)
+    if protocol == "next-basket":
+        if "request" not in log.columns:
+            raise InputError("data.protocol is next-basket, and the source does not "
+                             "tell which events are of one request; take P1 or P2")
+        return protocol, protocols.next_basket(lengths, log.columns["request"][order])
     if log.clock is None:
         raise InputError("data.protocol is P2, which cuts by time, but the source has "
                          "no times; take P1")
@@ -260,6 +269,9 @@ def _read(cfg: DataConfig, intake: Intake) -> schema.Log:
                 cfg.path, intake, min_rating=cfg.min_rating, text_fields=texts)
         case "minionerec":
             return minionerec.read_minionerec(cfg.path, intake, text_fields=texts)
+        case "completejourney":
+            return completejourney.read_completejourney(cfg.path, intake,
+                                                        text_fields=texts)
         case "table":
             items = Place(pathlib.Path(cfg.items)) if cfg.items else None
             return tables.read_table(

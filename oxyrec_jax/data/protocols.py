@@ -2,12 +2,14 @@
 
 Each function gives split rows `(sequence, first, last)`: the events at positions
 `first <= p < last` are targets, and what a target's history may hold is every event
-before it.
+before it; of `next_basket` every event before its request.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
+
+from oxyrec_jax.data import schema
 
 Splits = dict[str, np.ndarray]
 
@@ -36,6 +38,41 @@ def leave_one_out(lengths: np.ndarray, first_sequence: int = 0) -> Splits:
         "train": _rows(sequence, np.ones_like(lengths), train_end),
         "valid": _rows(sequence[held], lengths[held] - 2, lengths[held] - 1),
         "test": _rows(sequence[held], lengths[held] - 1, lengths[held]),
+    }
+
+
+def next_basket(lengths: np.ndarray, request: np.ndarray) -> Splits:
+    """A sequence's last request is test, the one before is validation, as sets.
+
+    Training targets are all events between the first and the validation request. A
+    sequence of two requests trains only; one request gives no target. Events of one
+    request are answered together: none of them is in the history of another.
+
+    Args:
+      lengths: `[S]` int, events of each sequence.
+      request: `[E]` int, of all events, in order of sequence; those of one request
+        stand beside each other, an event without one (negative) is one by itself.
+
+    Returns:
+      Rows of "train", "valid" and "test", of the last two one for each request.
+
+    Source: the split by last baskets is usual in next-basket recommendation, as in Li
+      et al. 2023, https://doi.org/10.1145/3587153; that the first basket trains as
+      history alone is ours.
+    """
+    lengths = np.asarray(lengths, np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    opens = np.flatnonzero(schema.opens_request(offsets, request))
+    sequence = np.searchsorted(offsets, opens, side="right") - 1
+    first = opens - offsets[sequence]
+    count = np.bincount(sequence, minlength=len(lengths))
+    last = np.cumsum(count) - 1  # number of each sequence's last request
+    trained, held = np.flatnonzero(count >= 2), np.flatnonzero(count >= 3)
+    end = np.where(count >= 3, first[last - 1], lengths)
+    return {
+        "train": _rows(trained, first[(last - count + 2)[trained]], end[trained]),
+        "valid": _rows(held, first[last[held] - 1], first[last[held]]),
+        "test": _rows(held, first[last[held]], lengths[held]),
     }
 
 

@@ -56,7 +56,10 @@ class Packed:
     def __init__(self, dataset: Dataset, rows: np.ndarray, cfg: "Pipeline", seed: int):
         self._events, self._seed = _events(dataset, cfg), seed
         self._width = cfg.row_length
-        self._windows = packing.tile(rows, dataset.offsets(), cfg.history)
+        self._ends = dataset.history_ends() if dataset.by_basket else None
+        self._windows = (
+            packing.tile(rows, dataset.offsets(), cfg.history) if self._ends is None
+            else _basket_windows(dataset, rows, self._ends, cfg))
         self.targets = int((rows[:, 2] - rows[:, 1]).sum())
         chosen = chosen_targets(dataset, cfg)
         if chosen is not None:
@@ -91,7 +94,41 @@ class Packed:
             fresh=self._windows.fresh[window])
         batch["target_positions"] = np.broadcast_to(
             np.arange(self._width, dtype=np.int32), (count, self._width))
+        if self._ends is not None:
+            self._hide_baskets(batch, window, row * self._width
+                               + self._rows.starts[slots])
         return batch
+
+    def _hide_baskets(self, batch: Batch, window: np.ndarray, place: np.ndarray
+                      ) -> None:
+        """Lets targets see what was before their request, and takes the events of each
+        window's last request, which no target may see, out of its history."""
+        length = self._windows.length[window]
+        count = packing.count_up(length)
+        events = count + np.repeat(self._windows.start[window], length) + 1
+        flat = count + np.repeat(place, length)
+        opened = self._ends[events]  # type: ignore[index]
+        shape = batch["segments"].shape
+        back = np.zeros(shape, np.int64)
+        back.reshape(-1)[flat] = np.where(
+            batch["target_mask"].reshape(-1)[flat], events - opened, 0)
+        batch["target_positions"] = (np.arange(shape[1]) - back).astype(np.int32)
+        last = np.repeat(opened[np.cumsum(length) - 1], length)
+        unseen = flat[events - 1 >= last]
+        for name in ("segments", "items"):
+            batch[name].reshape(-1)[unseen] = 0
+
+
+def _basket_windows(dataset: Dataset, rows: np.ndarray, ends: np.ndarray,
+                    cfg: "Pipeline") -> packing.Windows:
+    found = packing.tile_baskets(rows, dataset.offsets(), ends, cfg.history)
+    longest = int(found.length.max(initial=0))
+    if longest > cfg.row_length:
+        raise InputError(f"pipeline.row_length is {cfg.row_length}, and the longest "
+                         f"request of {dataset.folder} takes {longest} positions with "
+                         f"half of pipeline.history {cfg.history} before it; make it "
+                         "as large")
+    return found
 
 
 class Last:
@@ -162,12 +199,15 @@ class OneTarget:
     def __init__(self, dataset: Dataset, rows: np.ndarray, cfg: "Pipeline"):
         self._events, self._history = _events(dataset, cfg), cfg.history
         self._long = cfg.long
+        self._ends = dataset.history_ends() if dataset.by_basket else None
         self._split, self._base = rows, dataset.offsets()[rows[:, 0]]
-        self._ends = np.cumsum(rows[:, 2] - rows[:, 1])
-        self.targets = int(self._ends[-1])
+        self._last = np.cumsum(rows[:, 2] - rows[:, 1])
+        self.targets = int(self._last[-1])
 
     def fill(self, numbers: np.ndarray | None = None) -> float:
         """Share of filled positions over all targets, or over some by number."""
+        if numbers is None and self._ends is not None:
+            numbers = np.arange(self.targets)
         if numbers is not None:
             return float(self.lengths(numbers).sum()) / (
                 len(numbers) * self._history)
@@ -183,19 +223,23 @@ class OneTarget:
         return np.minimum(self._places(numbers)[1], self._history)
 
     def _places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Row of the split and position in the sequence of targets by number."""
-        row = np.searchsorted(self._ends, numbers, side="right")
-        return row, self._split[row, 2] - (self._ends[row] - numbers)
+        """Number of the events that targets by number are, and events before them."""
+        row = np.searchsorted(self._last, numbers, side="right")
+        position = self._split[row, 2] - (self._last[row] - numbers)
+        target = self._base[row] + position
+        if self._ends is not None:
+            position = self._ends[target] - self._base[row]
+        return target, position
 
     def make(self, numbers: np.ndarray, count: int, width: int = 0) -> Batch:
         """Rows of `width` positions, which hold the histories; 0: of the longest."""
         width = width or self._history
-        row, position = self._places(numbers)
+        target, position = self._places(numbers)
         length = np.minimum(position, self._history)
-        target = self._base[row] + position
         used = len(numbers)
+        end = target if self._ends is None else self._ends[target]
         batch = self._events.place(
-            count, width, start=target - length, length=length,
+            count, width, start=end - length, length=length,
             place=np.arange(used) * width,
             segment=np.ones(used, np.int32), fresh=None)
         batch["target_mask"] = np.arange(count)[:, None] < used
@@ -204,6 +248,6 @@ class OneTarget:
         self._events.put_targets(batch, target, count)
         if self._long:
             older = np.minimum(position - length, self._long)
-            self._events.put_long(batch, target - length - older, older, count,
+            self._events.put_long(batch, end - length - older, older, count,
                                   self._long)
         return batch

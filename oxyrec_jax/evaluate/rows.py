@@ -3,7 +3,8 @@
 A split is `[S, 3]` rows `(sequence, first, last)`; it expands to R *targets*, one for
 each position of each row, in the order of the rows. The history of a target is every
 earlier event of its sequence, whatever split that event is a target of: a model has
-seen the valid item when it is asked for the test item.
+seen the valid item when it is asked for the test item. Where requests are answered as
+sets, it is every event before the target's request.
 """
 
 import dataclasses
@@ -23,12 +24,15 @@ class Events:
       offsets: `[S + 1]` int64, where each sequence starts in `items`.
       train: `[R, 3]` int64, the rows of the train split.
       num_items: N, ids are `0 <= item < N`.
+      ends: `[E]` int64, the event before which the history of each event, as a target,
+        ends: the first of its request; None: itself.
     """
 
     items: np.ndarray
     offsets: np.ndarray
     train: np.ndarray
     num_items: int
+    ends: np.ndarray | None = None
 
     def __post_init__(self):
         if self.train.ndim != 2 or self.train.shape[1] != 3:
@@ -45,21 +49,29 @@ class Targets:
       sequence: `[R]` int64, the sequence of each target.
       place: `[R]` int64, its event's index among all events of the data set.
       item: `[R]` int64, the item.
+      end: `[R]` int64, index of the event before which its history ends.
     """
 
     sequence: np.ndarray
     place: np.ndarray
     item: np.ndarray
+    end: np.ndarray
 
     def __len__(self) -> int:
         return len(self.item)
+
+    def take(self, numbers: np.ndarray) -> "Targets":
+        """Some of the targets, by number."""
+        return Targets(self.sequence[numbers], self.place[numbers], self.item[numbers],
+                       self.end[numbers])
 
 
 def of_dataset(dataset: Dataset) -> Events:
     """The events of a prepared data set; one without train rows trains on nothing."""
     train = dataset.splits.get("train", np.zeros((0, 3), np.int64))
     return Events(dataset.column("item"), dataset.offsets(), np.asarray(train),
-                  dataset.num_items)
+                  dataset.num_items,
+                  dataset.history_ends() if dataset.by_basket else None)
 
 
 def expand(events: Events, rows: np.ndarray) -> Targets:
@@ -75,12 +87,13 @@ def expand(events: Events, rows: np.ndarray) -> Targets:
     rows = np.asarray(rows, np.int64)
     sequence = np.repeat(rows[:, 0], np.maximum(rows[:, 2] - rows[:, 1], 0))
     place = events.offsets[sequence] + spans(rows[:, 1], rows[:, 2])
-    return Targets(sequence, place, events.items[place].astype(np.int64))
+    return Targets(sequence, place, events.items[place].astype(np.int64),
+                   place if events.ends is None else events.ends[place])
 
 
 def recent(events: Events, targets: Targets, count: int) -> np.ndarray:
     """The last items before each target, latest first: `[R, count]`, -1 = none."""
-    back = targets.place[:, None] - np.arange(1, count + 1)
+    back = targets.end[:, None] - np.arange(1, count + 1)
     inside = back >= events.offsets[targets.sequence][:, None]
     return np.where(inside, events.items[np.where(inside, back, 0)], -1)
 
@@ -90,7 +103,7 @@ def repeats(events: Events, targets: Targets) -> np.ndarray:
     sequence = np.repeat(np.arange(len(events.offsets) - 1), np.diff(events.offsets))
     pairs = sequence * events.num_items + events.items
     _, first, index = np.unique(pairs, return_index=True, return_inverse=True)
-    return first[index[targets.place]] < targets.place
+    return first[index[targets.place]] < targets.end
 
 
 def popularity(events: Events) -> np.ndarray:
@@ -98,12 +111,17 @@ def popularity(events: Events) -> np.ndarray:
 
     An event counts once, as a target of the train split. The event before the target
     at position 1 is no target itself and counts too: otherwise the first event of
-    every user would be lost.
+    every user would be lost. So do all events of the request before the first target
+    where requests are answered as sets.
     """
     counts = np.bincount(expand(events, events.train).item, minlength=events.num_items)
-    opened = (events.train[:, 1] == 1) & (events.train[:, 2] > 1)
-    starts = np.unique(events.train[opened, 0])
-    openers = events.items[events.offsets[starts]]
+    sequence, first, last = events.train.T
+    if events.ends is None:
+        opened = (first == 1) & (last > 1)
+        openers = events.items[events.offsets[np.unique(sequence[opened])]]
+    else:  # one row for each sequence, which begins at its second request
+        start = events.offsets[sequence]
+        openers = events.items[spans(start, start + first)]
     return counts + np.bincount(openers, minlength=events.num_items)
 
 

@@ -168,7 +168,7 @@ def test_global_temporal_protocol_end_to_end(tmp_path):
     ({"source": "web"}, "data.source is 'web', expected one of sequences, amazon2018"),
     ({"protocol": "P3"}, "data.protocol is 'P3', expected one of auto, P1, P2, offi"),
     ({"protocol": "P2"}, "cuts by time, but the source has no times; take P1"),
-    ({"protocol": "official"}, "sequences has no splits of its own; take P1 or P2"),
+    ({"protocol": "official"}, "sequences has no splits of its own; take P1, P2 or"),
     ({"tie_policy": "random"}, "data.tie_policy is 'random', expected 'file order'"),
     ({"duplicates": "fail"}, "data.duplicates is 'fail', expected one of drop, keep"),
     ({"max_bad_share": 2.0}, "data.max_bad_share is 2.0, expected 0 to 1"),

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,9 +69,26 @@ def read_sequences(
                       list(users), table, fixed_catalogue=True)
 
 
+def fields_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an item as `ItemFields.put` takes them, from its JSON object."""
+    category = row.get("categories") or [
+        row[name] for name in ("department", "category", "type") if row.get(name)]
+    if isinstance(category, list):
+        category = ", ".join(str(part) for part in category)
+    return {**row, "category": category, "sid": row.get("sid") or row.get("sid_letter")}
+
+
 def read_item_lines(folder: str | os.PathLike, intake: Intake, *,
-                    text_fields: Sequence[str]) -> pa.Table:
+                    text_fields: Sequence[str],
+                    fields: Callable[[Mapping[str, Any]], dict[str, Any]] = fields_of
+                    ) -> pa.Table:
     """Reads `items.jsonl`, in which a bad line would shift every item after it.
+
+    Args:
+      folder: or zip archive, that holds it.
+      intake: opens it.
+      text_fields: fields that make an item's text.
+      fields: the fields of an item from its JSON object.
 
     Raises:
       InputError: a line is no JSON object, or its `item` is not its number.
@@ -92,10 +109,10 @@ def read_item_lines(folder: str | os.PathLike, intake: Intake, *,
         raise InputError(f"{place} has no line that is an item; fetch it again")
     names = [str(row.get("oid", row.get("item", number)))
              for number, row in enumerate(rows)]
-    fields = item_fields.ItemFields(names, text_fields)
+    table = item_fields.ItemFields(names, text_fields)
     for number, row in enumerate(rows):
-        fields.put(number, _fields(row))
-    return fields.table()
+        table.put(number, fields(row))
+    return table.table()
 
 
 def parse_items(text: str, items: int) -> list[int] | str:
@@ -108,11 +125,3 @@ def parse_items(text: str, items: int) -> list[int] | str:
     if max(numbers) >= items:
         return f"unknown item, there are {items}"
     return numbers
-
-
-def _fields(row: dict[str, Any]) -> dict[str, Any]:
-    category = row.get("categories") or [
-        row[name] for name in ("department", "category", "type") if row.get(name)]
-    if isinstance(category, list):
-        category = ", ".join(str(part) for part in category)
-    return {**row, "category": category, "sid": row.get("sid") or row.get("sid_letter")}
