@@ -9,6 +9,7 @@ from oxyrec_jax import progress
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data import pipeline
 from oxyrec_jax.data.dataset import Dataset
+from oxyrec_jax.data.target_weights import target_events
 from oxyrec_jax.decode.beam import expand_items
 from oxyrec_jax.decode.recommend import recommend, with_item_keys
 from oxyrec_jax.evaluate.evaluation import Recommendations
@@ -24,6 +25,8 @@ def recommend_split(model: Generator, params: Any, dataset: Dataset, split: str,
                     what: str = "recommending"
                     ) -> tuple[Recommendations, np.ndarray]:
     """Runs the constrained beam search for the targets of a split.
+
+    Targets of one request in a set `by_basket` have one history and share a list.
 
     Args:
       model: the network.
@@ -53,10 +56,12 @@ def recommend_split(model: Generator, params: Any, dataset: Dataset, split: str,
         raise InputError(f"{beams} beams for a catalogue of {dataset.num_items} items; "
                          "ask for at most as many as there are items")
     items, sids, numbers = [], [], []
+    asked = one_for_each(dataset, split, only) if dataset.by_basket else only
     batches = pipeline.eval_batches(dataset, split, batch=batch, history=history,
                                     columns=model.columns,
                                     long=model.cfg.retrieval.events,
-                                    behaviour=behaviour, only=only)
+                                    behaviour=behaviour,
+                                    only=None if asked is None else np.unique(asked))
     params = jax.device_put(params)
     catalogue = with_item_keys(model, params, catalogue)
     for number, rows in enumerate(progress.track(batches, what)):
@@ -67,6 +72,28 @@ def recommend_split(model: Generator, params: Any, dataset: Dataset, split: str,
         sids.append(np.asarray(found.leaves)[real])
         items.append(expand_items(found, leaves, limit=beams)[real])
         numbers.append(rows["rows"][real])
-    lists = Recommendations(np.concatenate(items), np.concatenate(sids),
-                            leaves.of_items())
-    return lists, np.concatenate(numbers)
+    lists, trees, rows_of = (np.concatenate(part) for part in (items, sids, numbers))
+    if dataset.by_basket:
+        wanted = np.flatnonzero(np.isin(asked, rows_of))
+        place = np.searchsorted(rows_of, asked[wanted])  # answered in rising order
+        lists, trees = lists[place], trees[place]
+        rows_of = wanted if only is None else np.asarray(only)[wanted]
+    return Recommendations(lists, trees, leaves.of_items()), rows_of
+
+
+def one_for_each(dataset: Dataset, split: str, only: np.ndarray | None = None
+                 ) -> np.ndarray:
+    """For each target the first of its request among those that are wanted.
+
+    Args:
+      dataset: a prepared data set, `by_basket`.
+      split: "train", "valid" or "test".
+      only: `[R']` int, numbers of the targets that are wanted; None: all.
+
+    Returns:
+      `[R']` int64 numbers of targets, the same for targets of one request.
+    """
+    ends = dataset.history_ends()[target_events(dataset, split)]
+    wanted = np.arange(len(ends)) if only is None else np.asarray(only)
+    _, first, index = np.unique(ends[wanted], return_index=True, return_inverse=True)
+    return wanted[first[index.reshape(-1)]]

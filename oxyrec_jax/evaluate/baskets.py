@@ -1,0 +1,229 @@
+"""Next baskets: lists judged by the set of items that was bought together.
+
+A basket of B different items is one row, with one list; all its items are relevant.
+Figures of a list's first k items, of which none is asked for twice:
+
+    recall  share of the basket's items that are found
+    hr      1 where any is found
+    ndcg    sum of 1 / log2(place + 2) of those found, over that of min(k, B) places
+    spend   share of what was paid for the basket that was paid for those found
+    gmv     what was paid for those found, in the log's own currency
+
+Source: recall, NDCG and the personal and repeat-aware baselines are those of Li et al.
+2023, https://doi.org/10.1145/3587153; the two of money are ours.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from oxyrec_jax import artifacts, metrics
+from oxyrec_jax.base import InputError
+from oxyrec_jax.data.dataset import Dataset
+from oxyrec_jax.data.packing import count_up
+from oxyrec_jax.data.target_weights import target_events
+from oxyrec_jax.evaluate import baselines
+from oxyrec_jax.evaluate import rows as split_rows
+
+NAMES = ("recall", "hr", "ndcg", "spend", "gmv")
+
+
+@dataclasses.dataclass(frozen=True)
+class Baskets:
+    """R baskets of a split, in its order.
+
+    Attributes:
+      asked: `[R]` int64, number of a target of each: its first.
+      row: `[P]` int64, the basket of each bought item, rising.
+      item: `[P]` int64, the items; each once in a basket.
+      spent: `[P]` float64, what was paid for it.
+    """
+
+    asked: np.ndarray
+    row: np.ndarray
+    item: np.ndarray
+    spent: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.asked)
+
+
+def of_split(dataset: Dataset, split: str) -> Baskets:
+    """The baskets of a split.
+
+    Args:
+      dataset: `by_basket`; without the column `price` every item costs 1.
+      split: "valid" or "test".
+
+    Raises:
+      InputError: the data set is of another protocol, or the split is empty.
+    """
+    if not dataset.by_basket:
+        raise InputError(f"{dataset.folder} asks for one item after the other; prepare "
+                         "it with data.protocol=next-basket")
+    place = target_events(dataset, split)
+    ends = dataset.history_ends()[place]
+    _, first, row = np.unique(ends, return_index=True, return_inverse=True)
+    order = np.argsort(first, kind="stable")
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    spent = (np.nan_to_num(dataset.column("price")[place].astype(np.float64))
+             if "price" in dataset.columns else np.ones(len(place)))
+    return Baskets(first[order], rank[row.reshape(-1)],
+                   dataset.column("item")[place].astype(np.int64), spent)
+
+
+def figures(lists: np.ndarray, baskets: Baskets, k: int) -> dict[str, np.ndarray]:
+    """Every figure of `NAMES` of each list, `[R]` float64.
+
+    Args:
+      lists: `[R, K]` int, best first, -1 = none, no item twice.
+      baskets: R.
+      k: how many items of a list count, at most K.
+    """
+    if len(lists) != len(baskets) or not 1 <= k <= lists.shape[1]:
+        raise ValueError(f"{lists.shape=}, {len(baskets)} baskets, {k=}")
+    found = lists[baskets.row, :k] == baskets.item[:, None]
+    hit, place = found.any(axis=1), found.argmax(axis=1)
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.bincount(baskets.row, weights=values, minlength=len(baskets))
+    size, paid = total(np.ones(len(hit))), total(baskets.spent)
+    gains = 1 / np.log2(np.arange(k) + 2.0)
+    best = np.cumsum(gains)[np.minimum(size.astype(int), k) - 1]
+    hits, money = total(hit), total(hit * baskets.spent)
+    return {"recall": hits / size, "hr": (hits > 0).astype(np.float64),
+            "ndcg": total(np.where(hit, gains[place], 0)) / best,
+            "spend": money / np.where(paid > 0, paid, 1), "gmv": money}
+
+
+def evaluate(dataset: Dataset, split: str, runs: Mapping[str, np.ndarray], *,
+             ks: Sequence[int] = (5, 10, 20), headline: str = "basket.recall@10",
+             samples: int = 1000, level: float = 0.95, seed: int = 0,
+             others: Mapping[str, np.ndarray] | None = None) -> dict[str, Any]:
+    """Judges the runs (seeds) of one model beside untrained baselines.
+
+    Args:
+      dataset: `by_basket`.
+      split: "valid" or "test".
+      runs: name of the run to its lists `[R, K]`, one for each basket.
+      ks: cutoffs, at most K.
+      headline: the cell that picks the best baseline.
+      samples, level, seed: of the bootstrap over users.
+      others: further lists that are told as baselines, by name.
+
+    Returns:
+      Cells `basket.<name>@<k>`, the mean over runs; "runs", "seeds", "intervals",
+      "baselines", "differences" as of `evaluation.evaluate`; "scenarios" the cells of
+      model and baselines at the headline's k; "counts", "split", "protocol",
+      "dataset", "notes".
+    """
+    baskets = of_split(dataset, split)
+    users = _users(dataset, split, baskets)
+    length = max(ks)
+    lists = {**baseline_lists(dataset, split, length), **(others or {})}
+
+    def cells(items: np.ndarray) -> dict[str, np.ndarray]:
+        return {f"basket.{name}@{k}": values for k in ks
+                for name, values in figures(items, baskets, k).items()}
+    own = {name: cells(items) for name, items in runs.items()}
+    rivals = {name: cells(items) for name, items in lists.items()}
+    names = list(next(iter(own.values())))
+    model = {cell: np.mean([run[cell] for run in own.values()], axis=0)
+             for cell in names}
+    means = {name: {cell: float(values.mean()) for cell, values in found.items()}
+             for name, found in own.items()}
+    seeds = metrics.across_seeds(list(means.values()))
+
+    def drawn(found: Mapping[str, np.ndarray], rows: np.ndarray) -> metrics.Interval:
+        return metrics.bootstrap(
+            np.stack([found[cell][rows] for cell in names], axis=1), users[rows],
+            samples=samples, level=level, seed=seed)
+
+    def spread(found: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+        interval = drawn(found, np.ones(len(baskets), bool))
+        return {cell: [float(interval.low[place]), float(interval.high[place])]
+                for place, cell in enumerate(names)}
+    table = {name: {**{cell: float(values.mean()) for cell, values in found.items()},
+                    "intervals": spread(found)} for name, found in rivals.items()}
+    best = max(table, key=lambda name: table[name][headline])
+    gap = drawn({cell: model[cell] - rivals[best][cell] for cell in names},
+                np.ones(len(baskets), bool))
+    k = headline.rpartition("@")[2]
+    shown = [f"basket.{name}@{k}" for name in NAMES]
+    return {
+        **{cell: figure["mean"] for cell, figure in seeds.items()},
+        "runs": means, "seeds": seeds, "intervals": spread(model), "baselines": table,
+        "differences": {"baseline": best, "cells": {
+            cell: {"mean": float(gap.mean[place]), "low": float(gap.low[place]),
+                   "high": float(gap.high[place])}
+            for place, cell in enumerate(names)}},
+        "scenarios": {name: {
+            "baskets": int(mine.sum()),
+            **{cell: float(model[cell][mine].mean()) for cell in shown},
+            "baselines": {rival: {cell: float(found[cell][mine].mean())
+                                  for cell in shown}
+                          for rival, found in rivals.items()}}
+            for name, mine in _by_scenario(dataset, split, baskets).items()},
+        "counts": {"baskets": len(baskets), "bought": len(baskets.item),
+                   "users": len(np.unique(users)), "items": dataset.num_items,
+                   "runs": len(runs)},
+        "split": split, "protocol": dataset.manifest.get("protocol"),
+        "dataset": artifacts.value_digest(dataset.manifest),
+        "notes": ["Every recommender ranks the full catalogue and knows what was "
+                  "bought before the basket, nothing of it."]}
+
+
+def baseline_lists(dataset: Dataset, split: str, k: int) -> dict[str, np.ndarray]:
+    """What untrained recommenders list for each basket: name to `[R, k]` int32."""
+    events = split_rows.of_dataset(dataset)
+    targets = split_rows.expand(events, dataset.split(split)).take(
+        of_split(dataset, split).asked)
+    return {"popularity": baselines.popularity(events, targets, k),
+            "markov": baselines.basket_markov(events, targets, k),
+            "own frequency": baselines.own_frequency(events, targets, k),
+            "own frequency, fading": baselines.own_frequency(
+                events, targets, k, fade=baselines.FADE)}
+
+
+def bought_together(dataset: Dataset, split: str, most: int
+                    ) -> tuple[np.ndarray, np.ndarray]:
+    """What else was in the basket of each target of a split, itself among it.
+
+    Args:
+      dataset: `by_basket`.
+      split: whose targets.
+      most: H; of more items those that cost most.
+
+    Returns:
+      `[R, H]` int32 items, dearest first, -1 where there are fewer, and `[R, H]`
+      float32 what was paid for each.
+    """
+    baskets = of_split(dataset, split)
+    order = np.lexsort([baskets.item, -baskets.spent, baskets.row])
+    row = baskets.row[order]
+    slot = count_up(np.bincount(row, minlength=len(baskets)))
+    kept = slot < most
+    items = np.full((len(baskets), most), -1, np.int32)
+    spent = np.zeros((len(baskets), most), np.float32)
+    items[row[kept], slot[kept]] = baskets.item[order][kept]
+    spent[row[kept], slot[kept]] = baskets.spent[order][kept]
+    return items[baskets.row], spent[baskets.row]
+
+
+def _users(dataset: Dataset, split: str, baskets: Baskets) -> np.ndarray:
+    """`[R]` int64: rows of one user share a number."""
+    _, user = np.unique(np.array(dataset.user_ids()), return_inverse=True)
+    return user[dataset.targets(split)[baskets.asked, 0]].astype(np.int64)
+
+
+def _by_scenario(dataset: Dataset, split: str, baskets: Baskets
+                 ) -> dict[str, np.ndarray]:
+    if "scenario" not in dataset.columns:
+        return {}
+    numbers = dataset.column("scenario")[target_events(dataset, split)[baskets.asked]]
+    found = {name: numbers == number for number, name
+             in enumerate(dataset.manifest.get("scenarios") or ())}
+    return {name: mine for name, mine in found.items() if mine.any()}
