@@ -34,7 +34,7 @@ from oxyrec_jax.rewards import mapping as rewards_lib
 from oxyrec_jax.train import parameters
 from oxyrec_jax.train.align_loop import Judge, Setting, align_run, drawing
 from oxyrec_jax.train.align_settings import AlignConfig
-from oxyrec_jax.train.signals import (OF_RANKER, OF_VECTORS, TRAJECTORY,
+from oxyrec_jax.train.signals import (OF_RANKER, OF_VECTORS, SPEND, TRAJECTORY,
                                       SignalSources, check_names)
 from oxyrec_jax.validation import validate
 from oxyrec_jax.workspace import Workspace, begin_run, open_workspace, share
@@ -184,6 +184,7 @@ def _requests(space: Workspace, ready: Ready, signals_of: SignalSources, split: 
         long=cfg.model.retrieval.events, behaviour=cfg.instructions.behaviour,
         scenarios=cfg.train.pipeline.scenarios, told=_told(space, ready, split),
         horizon=cfg.align.horizon if TRAJECTORY in signals_of.names else 0,
+        bought=SPEND in signals_of.names,
         process_index=jax.process_index(),
         process_count=jax.process_count())
 

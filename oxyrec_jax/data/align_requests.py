@@ -6,6 +6,7 @@ import numpy as np
 
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data import impressions
+from oxyrec_jax.data.baskets import bought_together, of_split
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.data.instruction_table import InstructionTable
 from oxyrec_jax.data.pipeline import Batch, eval_batches
@@ -25,6 +26,9 @@ class AlignRequests:
         rows      [B] int32     numbers of the targets
         future    [B, H] int32  where asked for: the chosen item and the person's next
                                 events of the same split, -1 where there are fewer
+        bought    [B, H] int32  where asked for: the items of the basket that the target
+                                is of, -1 where there are fewer
+        paid      [B, H]        float32: what was paid for each
         told      [B, 1, F]     where asked for, float32: vector of the text that the
                                 request carries for a teacher
 
@@ -36,8 +40,9 @@ class AlignRequests:
     def __init__(self, dataset: Dataset, *, batch: int, logged: int, history: int,
                  columns: tuple[str, ...] = (), long: int = 0, behaviour: str = "",
                  scenarios: tuple[str, ...] = (), split: str = "train", seed: int,
-                 horizon: int = 0, told: InstructionTable | None = None,
-                 process_index: int = 0, process_count: int = 1):
+                 horizon: int = 0, bought: bool = False,
+                 told: InstructionTable | None = None, process_index: int = 0,
+                 process_count: int = 1):
         """Plans the epochs of a split.
 
         Args:
@@ -50,13 +55,14 @@ class AlignRequests:
           seed: of the order.
           horizon: H; 0: `future` is not made. Events of another split are never in it:
             what is learnt from does not know what is asked later.
+          bought: whether `bought` and `paid` are made.
           told: the texts of `told`; None: it is not made.
           process_index: which slice of each batch to make.
           process_count: into how many a batch is cut.
 
         Raises:
           InputError: fewer requests than a batch, or one that the processes cannot
-            share equally.
+            share equally; or baskets of a data set that is not `by_basket`.
         """
         if batch % process_count:
             raise InputError(f"align.batch is {batch}, which {process_count} processes "
@@ -75,6 +81,9 @@ class AlignRequests:
                           if "scenario" in dataset.columns
                           else np.zeros(len(self._events), np.int32))
         self._future = _taken_later(dataset, split, horizon) if horizon else None
+        self._baskets = of_split(dataset, split) if bought else None
+        if self._baskets is not None:
+            self._bought, self._paid = bought_together(self._baskets)
         self._told = told
         self._batch, self._seed = batch, seed
         local = batch // process_count
@@ -100,6 +109,9 @@ class AlignRequests:
         batch["rows"] = np.asarray(numbers, np.int32)
         if self._future is not None:
             batch["future"] = self._future[numbers]
+        if self._baskets is not None:
+            row = self._baskets.row[numbers]
+            batch["bought"], batch["paid"] = self._bought[row], self._paid[row]
         if self._told is not None:
             batch["told"] = self._told.take(self._events[numbers])[:, None]
         return batch

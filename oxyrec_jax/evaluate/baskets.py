@@ -13,66 +13,19 @@ Source: recall, NDCG and the personal and repeat-aware baselines are those of Li
 2023, https://doi.org/10.1145/3587153; the two of money are ours.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from oxyrec_jax import artifacts, metrics
-from oxyrec_jax.base import InputError
+from oxyrec_jax.data.baskets import Baskets, of_split
 from oxyrec_jax.data.dataset import Dataset
-from oxyrec_jax.data.packing import count_up
 from oxyrec_jax.data.target_weights import target_events
 from oxyrec_jax.evaluate import baselines
 from oxyrec_jax.evaluate import rows as split_rows
 
 NAMES = ("recall", "hr", "ndcg", "spend", "gmv")
-
-
-@dataclasses.dataclass(frozen=True)
-class Baskets:
-    """R baskets of a split, in its order.
-
-    Attributes:
-      asked: `[R]` int64, number of a target of each: its first.
-      row: `[P]` int64, the basket of each bought item, rising.
-      item: `[P]` int64, the items; each once in a basket.
-      spent: `[P]` float64, what was paid for it.
-    """
-
-    asked: np.ndarray
-    row: np.ndarray
-    item: np.ndarray
-    spent: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.asked)
-
-
-def of_split(dataset: Dataset, split: str) -> Baskets:
-    """The baskets of a split.
-
-    Args:
-      dataset: `by_basket`; without the column `price` every item costs 1.
-      split: "valid" or "test".
-
-    Raises:
-      InputError: the data set is of another protocol, or the split is empty.
-    """
-    if not dataset.by_basket:
-        raise InputError(f"{dataset.folder} asks for one item after the other; prepare "
-                         "it with data.protocol=next-basket")
-    place = target_events(dataset, split)
-    ends = dataset.history_ends()[place]
-    _, first, row = np.unique(ends, return_index=True, return_inverse=True)
-    order = np.argsort(first, kind="stable")
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
-    spent = (np.nan_to_num(dataset.column("price")[place].astype(np.float64))
-             if "price" in dataset.columns else np.ones(len(place)))
-    return Baskets(first[order], rank[row.reshape(-1)],
-                   dataset.column("item")[place].astype(np.int64), spent)
 
 
 def figures(lists: np.ndarray, baskets: Baskets, k: int) -> dict[str, np.ndarray]:
@@ -186,31 +139,6 @@ def baseline_lists(dataset: Dataset, split: str, k: int) -> dict[str, np.ndarray
             "own frequency": baselines.own_frequency(events, targets, k),
             "own frequency, fading": baselines.own_frequency(
                 events, targets, k, fade=baselines.FADE)}
-
-
-def bought_together(dataset: Dataset, split: str, most: int
-                    ) -> tuple[np.ndarray, np.ndarray]:
-    """What else was in the basket of each target of a split, itself among it.
-
-    Args:
-      dataset: `by_basket`.
-      split: whose targets.
-      most: H; of more items those that cost most.
-
-    Returns:
-      `[R, H]` int32 items, dearest first, -1 where there are fewer, and `[R, H]`
-      float32 what was paid for each.
-    """
-    baskets = of_split(dataset, split)
-    order = np.lexsort([baskets.item, -baskets.spent, baskets.row])
-    row = baskets.row[order]
-    slot = count_up(np.bincount(row, minlength=len(baskets)))
-    kept = slot < most
-    items = np.full((len(baskets), most), -1, np.int32)
-    spent = np.zeros((len(baskets), most), np.float32)
-    items[row[kept], slot[kept]] = baskets.item[order][kept]
-    spent[row[kept], slot[kept]] = baskets.spent[order][kept]
-    return items[baskets.row], spent[baskets.row]
 
 
 def _users(dataset: Dataset, split: str, baskets: Baskets) -> np.ndarray:

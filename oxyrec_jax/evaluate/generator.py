@@ -8,8 +8,8 @@ import numpy as np
 from oxyrec_jax import progress
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data import pipeline
+from oxyrec_jax.data.baskets import one_for_each
 from oxyrec_jax.data.dataset import Dataset
-from oxyrec_jax.data.target_weights import target_events
 from oxyrec_jax.decode.beam import expand_items
 from oxyrec_jax.decode.recommend import recommend, with_item_keys
 from oxyrec_jax.evaluate.evaluation import Recommendations
@@ -26,7 +26,7 @@ def recommend_split(model: Generator, params: Any, dataset: Dataset, split: str,
                     ) -> tuple[Recommendations, np.ndarray]:
     """Runs the constrained beam search for the targets of a split.
 
-    Targets of one request in a set `by_basket` have one history and share a list.
+    Targets of one basket in a set `by_basket` have one history and share a list.
 
     Args:
       model: the network.
@@ -79,21 +79,3 @@ def recommend_split(model: Generator, params: Any, dataset: Dataset, split: str,
         lists, trees = lists[place], trees[place]
         rows_of = wanted if only is None else np.asarray(only)[wanted]
     return Recommendations(lists, trees, leaves.of_items()), rows_of
-
-
-def one_for_each(dataset: Dataset, split: str, only: np.ndarray | None = None
-                 ) -> np.ndarray:
-    """For each target the first of its request among those that are wanted.
-
-    Args:
-      dataset: a prepared data set, `by_basket`.
-      split: "train", "valid" or "test".
-      only: `[R']` int, numbers of the targets that are wanted; None: all.
-
-    Returns:
-      `[R']` int64 numbers of targets, the same for targets of one request.
-    """
-    ends = dataset.history_ends()[target_events(dataset, split)]
-    wanted = np.arange(len(ends)) if only is None else np.asarray(only)
-    _, first, index = np.unique(ends[wanted], return_index=True, return_inverse=True)
-    return wanted[first[index.reshape(-1)]]

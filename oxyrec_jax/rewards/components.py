@@ -74,6 +74,22 @@ def trajectory_reward(codes: Array, future: Array, real: Array, *,
     return jnp.max(jnp.where(real[:, None], hits * worth, 0), axis=-1)
 
 
+def spend_reward(items: Array, bought: Array, paid: Array) -> Array:
+    """What was paid for a candidate in the basket that was bought, 0 where it was not:
+    a hit weighted by its price, in the log's own currency.
+
+    Args:
+      items: `[B, G]` int, a candidate each.
+      bought: `[B, H]` int, the items of the basket, each once; -1 where there are
+        fewer.
+      paid: `[B, H]` float.
+
+    Source: turnover (GMV) of what is really bought, ours.
+    """
+    hit = (items[:, :, None] == bought[:, None]) & (bought >= 0)[:, None]
+    return jnp.sum(jnp.where(hit, paid[:, None], 0), axis=-1).astype(jnp.float32)
+
+
 def relevance_reward(candidates: Array, context: Array) -> Array:
     """Cosine of each candidate and what was asked for, in [-1, 1].
 

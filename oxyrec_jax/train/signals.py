@@ -4,6 +4,7 @@
     hit         1 where a candidate is what the user chose
     tokens      weighted share of a candidate's codes that are right
     trajectory  the same of the person's later events, the best of them counting
+    spend       what was paid for a candidate in the basket that was bought (GMV)
     relevance   cosine of a candidate and what the request asks for: its instruction,
                 where the network reads one, else the chosen item
     diversity   1 - mean cosine to the others of the group
@@ -27,7 +28,8 @@ from oxyrec_jax.rewards import components
 from oxyrec_jax.train.step import Batch
 
 TRAJECTORY = "trajectory"  # reads `future` of the batch
-OF_LOG = ("format", "hit", "tokens", TRAJECTORY)
+SPEND = "spend"  # reads `bought` and `paid` of the batch
+OF_LOG = ("format", "hit", "tokens", TRAJECTORY, SPEND)
 OF_VECTORS = ("relevance", "diversity")
 OF_RANKER = ("click", "conversion", "value")
 AVAILABLE = (*OF_LOG, *OF_VECTORS, *OF_RANKER)
@@ -58,7 +60,8 @@ class SignalSources:
 
         Args:
           batch: with `targets` `[B, 1]`, what the ranker reads, and for the signal
-            trajectory `future` `[B, H]` int32, -1 where there is no later event.
+            trajectory `future` `[B, H]` int32, -1 where there is no later event, for
+            spend `bought` and `paid` `[B, H]`.
           items: candidates; they are compared within their row.
         """
         found: dict[str, Array] = {}
@@ -74,6 +77,9 @@ class SignalSources:
             later = batch["future"]
             found[TRAJECTORY] = components.trajectory_reward(
                 self.codes[items], self.codes[jnp.maximum(later, 0)], later >= 0)
+        if SPEND in self.names:
+            found[SPEND] = components.spend_reward(items, batch["bought"],
+                                                   batch["paid"])
         if self.vectors is not None:
             drawn = self.vectors[items]
             if "relevance" in self.names:

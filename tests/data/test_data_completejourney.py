@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from oxyrec_jax.base import InputError
+from oxyrec_jax.data.align_requests import AlignRequests
 from oxyrec_jax.data import dataset, packing, pipeline, protocols
 from oxyrec_jax.data.intake import Intake
 from oxyrec_jax.data.prepare import DataConfig, prepare
@@ -141,6 +142,19 @@ def test_a_basket_is_evaluated_from_what_was_before_it(opened):
         assert own.tolist() == opened.history(sequence, first).tolist()
         assert batch["targets"][number, 0] == opened.column("item")[
             offsets[sequence] + position]
+
+
+def test_requests_of_an_alignment_know_what_was_bought_and_paid(opened):
+    asked = AlignRequests(opened, batch=4, logged=2, history=5, seed=0, bought=True)
+    batch, request = asked[0], opened.column("request")
+    for b, number in enumerate(batch["rows"]):
+        sequence, position = opened.targets("train")[number]
+        same = np.flatnonzero(request == request[opened.offsets()[sequence] + position])
+        own = batch["bought"][b] >= 0
+        assert sorted(batch["bought"][b, own]) == sorted(opened.column("item")[same])
+        # An item costs its number and one more.
+        assert (batch["paid"][b] == np.where(own, batch["bought"][b] + 1, 0)).all()
+        assert batch["targets"][b, 0] in batch["bought"][b]
 
 
 def test_windows_hold_whole_baskets():

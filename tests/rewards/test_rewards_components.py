@@ -30,6 +30,17 @@ def test_a_trajectory_pays_for_what_was_taken_later_and_less_the_later():
     np.testing.assert_allclose(found, [[1, 0.8, 0.8 / 1.5, 0]], rtol=1e-6)
 
 
+def test_spend_is_the_price_of_a_hit_in_the_basket():
+    items = jnp.array([[4, 7, 9, 4], [1, 2, 0, 5]])
+    bought = jnp.array([[7, 4, -1], [2, -1, -1]])
+    paid = jnp.array([[2.5, 1.0, 8.0], [0.0, 3.0, 3.0]])
+    found = components.spend_reward(items, bought, paid)
+    # 8 and 3 stand where nothing was bought; item 2 was free.
+    assert found.tolist() == [[1, 2.5, 0, 1], [0, 0, 0, 0]]
+    assert components.spend_reward(jnp.array([[-1]]), bought[:1],
+                                   paid[:1]).tolist() == [[0]]
+
+
 def test_a_trajectory_of_the_choice_alone_is_the_token_hit():
     rng = np.random.default_rng(0)
     codes, wanted = rng.integers(0, 3, (4, 5, 3)), rng.integers(0, 3, (4, 3))
