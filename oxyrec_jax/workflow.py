@@ -22,7 +22,7 @@ from oxyrec_jax.closed_loop import trial
 from oxyrec_jax.data.dataset import Dataset, load_dataset
 from oxyrec_jax.data.prepare import prepare as prepare_data
 from oxyrec_jax.data.row_plans import chosen_targets
-from oxyrec_jax.evaluate import evaluation
+from oxyrec_jax.evaluate import baskets, evaluation
 from oxyrec_jax.evaluate.generator import recommend_split
 from oxyrec_jax.models.flops import forward_flops
 from oxyrec_jax.ready import (START, Ready, load, parameters, starting_parameters,
@@ -161,6 +161,9 @@ def evaluate(space: Workspace, split: str = "test", *, experts: bool = True,
             what=f"recommending for {split}, seed {seed}")
     found = evaluation.evaluate(ready.dataset, split, runs, cfg=cfg.evaluate,
                                 embeddings=text_vectors(space, ready.dataset))
+    if ready.dataset.by_basket:
+        found.results["baskets"] = baskets.of_lists(ready.dataset, split, {
+            name: run.items for name, run in runs.items()}, cfg.evaluate)
     if cfg.model.retrieval.events:
         found.results["retrieval"] = judge_retrieval(space, ready, trained, split,
                                                      found.users)

@@ -6,7 +6,7 @@ import numpy as np
 
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data import impressions
-from oxyrec_jax.data.baskets import bought_together, of_split
+from oxyrec_jax.data.baskets import Baskets, bought_together, of_split
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.data.instruction_table import InstructionTable
 from oxyrec_jax.data.pipeline import Batch, eval_batches
@@ -22,7 +22,8 @@ class AlignRequests:
         scenario  [B] int32     0 where the log has none
         logged    [B, R] int32  the chosen item and what was shown beside it, -1 where
                                 there are fewer; the chosen one alone where the log
-                                tells nothing of what was shown
+                                tells nothing of what was shown; of a set `by_basket`
+                                what was bought with it, dearest first
         rows      [B] int32     numbers of the targets
         future    [B, H] int32  where asked for: the chosen item and the person's next
                                 events of the same split, -1 where there are fewer
@@ -76,12 +77,14 @@ class AlignRequests:
             raise InputError(f"align.batch is {batch}, and {dataset.folder} has "
                              f"{len(self._only)} requests to align on; lower it")
         self._events = target_events(dataset, split)
-        self._shown = _shown_beside(dataset, self._events, logged)
+        baskets = of_split(dataset, split) if bought or dataset.by_basket else None
+        self._shown = (_shown_beside(dataset, self._events, logged) if baskets is None
+                       else _bought_beside(baskets, logged))
         self._scenario = (dataset.column("scenario")[self._events].astype(np.int32)
                           if "scenario" in dataset.columns
                           else np.zeros(len(self._events), np.int32))
         self._future = _taken_later(dataset, split, horizon) if horizon else None
-        self._baskets = of_split(dataset, split) if bought else None
+        self._baskets = baskets if bought else None
         if self._baskets is not None:
             self._bought, self._paid = bought_together(self._baskets)
         self._told = told
@@ -139,11 +142,29 @@ def _shown_beside(dataset: Dataset, events: np.ndarray, most: int) -> np.ndarray
         return found
     shown, _ = impressions.load_impressions(dataset).of(
         dataset.column("request")[events])
-    # Others first in the order in which they were shown; empty places and the chosen
-    # item itself last.
-    left = (shown < 0) | (shown == chosen[:, None])
-    order = np.argsort(left, axis=1, kind="stable")
-    shown = np.where(left, -1, shown)
-    others = np.take_along_axis(shown, order, axis=1)[:, :most - 1]
+    others = _without(shown, chosen)[:, :most - 1]
     found[:, 1:1 + others.shape[1]] = others
     return found
+
+
+def _bought_beside(baskets: Baskets, most: int) -> np.ndarray:
+    """`[P, most]` int32: each item that was bought, then what was with it, dearest
+    first."""
+    chosen = baskets.item.astype(np.int32)
+    found = np.full((len(chosen), most), -1, np.int32)
+    if not most:
+        return found
+    items, paid = bought_together(baskets)
+    order = np.argsort(-np.where(items >= 0, paid, -1), axis=1, kind="stable")
+    dearest = np.take_along_axis(items, order, axis=1)[:, :most]
+    found[:, 0] = chosen
+    others = _without(dearest[baskets.row], chosen)[:, :most - 1]
+    found[:, 1:1 + others.shape[1]] = others
+    return found
+
+
+def _without(items: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """The items `[R, C]` of each row in their order but for one, then -1."""
+    left = (items < 0) | (items == chosen[:, None])
+    order = np.argsort(left, axis=1, kind="stable")
+    return np.take_along_axis(np.where(left, -1, items), order, axis=1)

@@ -21,11 +21,16 @@ import numpy as np
 from oxyrec_jax import artifacts, metrics
 from oxyrec_jax.data.baskets import Baskets, of_split
 from oxyrec_jax.data.dataset import Dataset
+from oxyrec_jax.data.packing import count_up
 from oxyrec_jax.data.target_weights import target_events
 from oxyrec_jax.evaluate import baselines
 from oxyrec_jax.evaluate import rows as split_rows
+from oxyrec_jax.evaluate.evaluation import EvaluateConfig
 
 NAMES = ("recall", "hr", "ndcg", "spend", "gmv")
+FUSED = 5
+"""The constant of reciprocal rank fusion: 5 of 1, 5, 10 and 20 was best on the Complete
+Journey's validation baskets; 60 in its paper."""
 
 
 def figures(lists: np.ndarray, baskets: Baskets, k: int) -> dict[str, np.ndarray]:
@@ -55,7 +60,7 @@ def figures(lists: np.ndarray, baskets: Baskets, k: int) -> dict[str, np.ndarray
 def evaluate(dataset: Dataset, split: str, runs: Mapping[str, np.ndarray], *,
              ks: Sequence[int] = (5, 10, 20), headline: str = "basket.recall@10",
              samples: int = 1000, level: float = 0.95, seed: int = 0,
-             others: Mapping[str, np.ndarray] | None = None) -> dict[str, Any]:
+             rivals: Mapping[str, np.ndarray] | None = None) -> dict[str, Any]:
     """Judges the runs (seeds) of one model beside untrained baselines.
 
     Args:
@@ -65,7 +70,7 @@ def evaluate(dataset: Dataset, split: str, runs: Mapping[str, np.ndarray], *,
       ks: cutoffs, at most K.
       headline: the cell that picks the best baseline.
       samples, level, seed: of the bootstrap over users.
-      others: further lists that are told as baselines, by name.
+      rivals: lists of the baselines by name; None: those of `baseline_lists`.
 
     Returns:
       Cells `basket.<name>@<k>`, the mean over runs; "runs", "seeds", "intervals",
@@ -75,14 +80,13 @@ def evaluate(dataset: Dataset, split: str, runs: Mapping[str, np.ndarray], *,
     """
     baskets = of_split(dataset, split)
     users = _users(dataset, split, baskets)
-    length = max(ks)
-    lists = {**baseline_lists(dataset, split, length), **(others or {})}
+    lists = rivals or baseline_lists(dataset, split, max(ks))
 
     def cells(items: np.ndarray) -> dict[str, np.ndarray]:
         return {f"basket.{name}@{k}": values for k in ks
                 for name, values in figures(items, baskets, k).items()}
     own = {name: cells(items) for name, items in runs.items()}
-    rivals = {name: cells(items) for name, items in lists.items()}
+    others = {name: cells(items) for name, items in lists.items()}
     names = list(next(iter(own.values())))
     model = {cell: np.mean([run[cell] for run in own.values()], axis=0)
              for cell in names}
@@ -100,9 +104,9 @@ def evaluate(dataset: Dataset, split: str, runs: Mapping[str, np.ndarray], *,
         return {cell: [float(interval.low[place]), float(interval.high[place])]
                 for place, cell in enumerate(names)}
     table = {name: {**{cell: float(values.mean()) for cell, values in found.items()},
-                    "intervals": spread(found)} for name, found in rivals.items()}
+                    "intervals": spread(found)} for name, found in others.items()}
     best = max(table, key=lambda name: table[name][headline])
-    gap = drawn({cell: model[cell] - rivals[best][cell] for cell in names},
+    gap = drawn({cell: model[cell] - others[best][cell] for cell in names},
                 np.ones(len(baskets), bool))
     k = headline.rpartition("@")[2]
     shown = [f"basket.{name}@{k}" for name in NAMES]
@@ -118,7 +122,7 @@ def evaluate(dataset: Dataset, split: str, runs: Mapping[str, np.ndarray], *,
             **{cell: float(model[cell][mine].mean()) for cell in shown},
             "baselines": {rival: {cell: float(found[cell][mine].mean())
                                   for cell in shown}
-                          for rival, found in rivals.items()}}
+                          for rival, found in others.items()}}
             for name, mine in _by_scenario(dataset, split, baskets).items()},
         "counts": {"baskets": len(baskets), "bought": len(baskets.item),
                    "users": len(np.unique(users)), "items": dataset.num_items,
@@ -127,6 +131,57 @@ def evaluate(dataset: Dataset, split: str, runs: Mapping[str, np.ndarray], *,
         "dataset": artifacts.value_digest(dataset.manifest),
         "notes": ["Every recommender ranks the full catalogue and knows what was "
                   "bought before the basket, nothing of it."]}
+
+
+def of_lists(dataset: Dataset, split: str, runs: Mapping[str, np.ndarray],
+             cfg: EvaluateConfig) -> dict[str, Any]:
+    """`evaluate` of lists that stand beside every target of a split.
+
+    Args:
+      dataset, split: as of `evaluate`.
+      runs: name of the run to `[R', K]` lists, the same for targets of one basket.
+      cfg: cutoffs and bootstrap; the headline is recall at its headline's k.
+    """
+    asked = of_split(dataset, split).asked
+    k = cfg.headline.rpartition("@")[2]
+    return evaluate(dataset, split, {name: items[asked] for name, items in
+                                     runs.items()}, ks=cfg.ks,
+                    headline=f"basket.recall@{k}", samples=cfg.samples,
+                    level=cfg.level, seed=cfg.seed)
+
+
+def fused(lists: Sequence[np.ndarray], weights: Sequence[float], k: int) -> np.ndarray:
+    """One list of several: item j scores the sum of weight / (place + FUSED) over them,
+    places from 0.
+
+    Args:
+      lists: `[R, K]` int each, best first, -1 = none, no item twice in one.
+      weights: of the lists, at least 0.
+      k: length of the result.
+
+    Returns:
+      `[R, k]` int32, best first, equal ones by item id, -1 where there are fewer.
+
+    Source: reciprocal rank fusion, Cormack et al. 2009,
+    https://doi.org/10.1145/1571941.1572114; the weights are ours.
+    """
+    rows = len(lists[0])
+    items = np.concatenate(lists, axis=1).astype(np.int64)
+    scores = np.concatenate([np.broadcast_to(
+        weight / (np.arange(own.shape[1]) + float(FUSED)), own.shape)
+        for own, weight in zip(lists, weights, strict=True)], axis=1)
+    row, place = np.nonzero(items >= 0)
+    most = int(items.max(initial=0)) + 1
+    pair, index = np.unique(row * most + items[row, place], return_inverse=True)
+    total = np.bincount(index.reshape(-1), weights=scores[row, place],
+                        minlength=len(pair))
+    row, item = pair // most, pair % most
+    order = np.lexsort([item, -np.round(total, 12), row])
+    slot = count_up(np.bincount(row, minlength=rows))
+    found = np.full((rows, k), -1, np.int32)
+    kept = slot < k
+    found[row[order][kept], slot[kept]] = item[order][kept]
+    return found
 
 
 def baseline_lists(dataset: Dataset, split: str, k: int) -> dict[str, np.ndarray]:

@@ -154,7 +154,9 @@ def test_requests_of_an_alignment_know_what_was_bought_and_paid(opened):
         assert sorted(batch["bought"][b, own]) == sorted(opened.column("item")[same])
         # An item costs its number and one more.
         assert (batch["paid"][b] == np.where(own, batch["bought"][b] + 1, 0)).all()
-        assert batch["targets"][b, 0] in batch["bought"][b]
+        assert batch["targets"][b, 0] == batch["logged"][b, 0]
+        others = sorted({*batch["bought"][b, own], -1} - {batch["logged"][b, 0]})
+        assert batch["logged"][b, 1] == others[-1]  # the dearest of the others
 
 
 def test_windows_hold_whole_baskets():

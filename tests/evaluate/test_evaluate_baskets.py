@@ -137,7 +137,7 @@ def test_the_results_hold_model_baselines_and_scenarios(opened):
     wrong = np.array([[9, 8, 7], [9, 8, 7]])
     found = baskets.evaluate(opened, "test", {"seed0": right, "seed1": wrong},
                              ks=(1, 3), headline="basket.recall@3", samples=20,
-                             others={"perfect": right})
+                             rivals={"perfect": right, "no": wrong[:, ::-1]})
     assert found["basket.recall@3"] == 0.5 and found["seeds"]["basket.hr@1"] == {
         "mean": 0.5, "sd": pytest.approx(np.sqrt(0.5)), "runs": 2}
     assert found["runs"]["seed0"]["basket.gmv@3"] == 6  # (8 + 4) / 2
@@ -145,6 +145,13 @@ def test_the_results_hold_model_baselines_and_scenarios(opened):
     assert found["differences"]["cells"]["basket.recall@3"]["mean"] == -0.5
     assert found["scenarios"]["odd"]["baskets"] == 2  # of three and of one item
     assert found["counts"]["bought"] == 4
+
+
+def test_lists_are_fused_by_their_places():
+    one, two = np.array([[4, 7, 2]]), np.array([[7, 9, -1]])
+    # 4: 1/5; 7: 1/6 + 2/5; 2: 1/7; 9: 2/6.
+    assert baskets.fused([one, two], [1, 2], 4).tolist() == [[7, 9, 4, 2]]
+    assert baskets.fused([one, two], [1, 0], 5).tolist() == [[4, 7, 2, 9, -1]]
 
 
 def test_another_protocol_has_no_baskets():
