@@ -135,6 +135,9 @@ def text_vectors(space: Workspace, dataset: Dataset) -> np.ndarray | None:
 def _memory_tables(space: Workspace, dataset: Dataset) -> dict[str, Any]:
     """What the memory asks, by `make_catalogue`'s names; nothing without a memory."""
     cfg, tables = space.cfg.model, {}
+    if cfg.memory and dataset.by_basket:
+        raise InputError("model.memory counts what followed item after item, and the "
+                         f"baskets of {space.data} are sets; set model.memory=false")
     if cfg.memory:
         events = rows.of_dataset(dataset)
         tables["successors"] = count_successors(

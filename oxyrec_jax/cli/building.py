@@ -57,7 +57,8 @@ class Prepare(Verb):
     source: Annotated[str, arg(
         metavar="KIND", help_behavior_hint="(default: the experiment's)",
         help="Kind of the log: shop, table (CSV, Parquet), sequences, amazon2018, "
-        "amazon2023, movielens or minionerec. Short for --set data.source=KIND.")] = ""
+        "amazon2023, movielens, minionerec or completejourney. Short for --set "
+        "data.source=KIND.")] = ""
     path: Annotated[str, arg(
         metavar="PATH", help_behavior_hint="(default: the experiment's)",
         help="Where the log lies. Short for --set data.path=PATH.")] = ""

@@ -8,6 +8,8 @@ import pathlib
 import numpy as np
 import pytest
 
+from oxyrec_jax.base import InputError
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HEAD = "user\titem\tts\tbasket\tquantity\tsales_value"
 
@@ -52,6 +54,10 @@ def test_a_toy_of_the_told_network_and_its_alignment(lib, tmp_path, monkeypatch)
         assert list(cells) == list(lib.CELLS)
         assert all(0 <= value[0] <= 1 for cell, value in cells.items()
                    if cell != "gmv@10")
+    space = lib.workflow.open_workspace(tmp_path / "work" / "told", None,
+                                        ["model.memory=true"])
+    with pytest.raises(InputError, match="are sets; set model.memory=false"):
+        lib.workflow.load(space)
     monkeypatch.setattr(lib, "recommend_split", None)  # all is there already
     again = lib.table_of(tmp_path / "work", [lib.TOLD, lib.ALIGNED],
                          (*lib.TOY, *settings))
