@@ -1,22 +1,40 @@
 """Eight simulated CPU devices, seeded tests, and where the development data lies."""
 
+import atexit
 import gc
+import importlib.util
 import os
 import pathlib
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Compiling is most of the suite's time, and nearly every program runs a few times on a
 # few numbers. Processes that tests start inherit it; `optimised` turns it off.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
-# Commands that tests start leave the user's own cache of programs alone.
+# Commands that tests start leave the user's own folder of programs alone: all processes
+# of a run of the tests share one, for as long as it lasts. It is not locked, for a lock
+# costs more with each program that is kept; one that is read half-written is compiled.
 os.environ.setdefault("OXYREC_COMPILE_CACHE", "off")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _programs = tempfile.mkdtemp(prefix="programs-of-tests-")
+    atexit.register(shutil.rmtree, _programs, ignore_errors=True)
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": _programs,
+                   "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 
-SHARED_DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+def pytest_configure(config):
+    """Warnings are errors, but for a program that could not be read or kept."""
+    config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) "
+                            "persistent compilation cache entry:UserWarning")
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +60,18 @@ def shop_workdir(tmp_path_factory):
     return tiny_shop.make(tmp_path_factory.mktemp("shop_workdir") / "work")
 
 
+@pytest.fixture(scope="session")
+def load_file():
+    """Loads a file of the project that is in no package: "experiments/align.py"."""
+    def load(path):
+        spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem,
+                                                      ROOT / path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    return load
+
+
 @pytest.fixture
 def optimised():
     """Programs as they are outside of tests, for what depends on how they compile."""
@@ -49,6 +79,14 @@ def optimised():
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_as_found():
+    """Whoever turned optimisation on or off has turned it back."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    yield
+    assert jax.config.read("jax_disable_most_optimizations") == before
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -2,9 +2,7 @@
 
 import dataclasses
 import gzip
-import importlib.util
 import json
-import pathlib
 
 import jax
 import numpy as np
@@ -22,15 +20,10 @@ from oxyrec_jax.report import write_scenario_page
 from oxyrec_jax.train import beginning, loop, setup
 from oxyrec_jax.train.parameters import read_params, write_params
 
-_FILE = pathlib.Path(__file__).parents[1] / "experiments" / "scenarios.py"
-
 
 @pytest.fixture(scope="module")
-def table():
-    spec = importlib.util.spec_from_file_location("experiment_scenarios", _FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def table(load_file):
+    return load_file("experiments/scenarios.py")
 
 
 @pytest.mark.parametrize("steps, targets, batch, shown", [

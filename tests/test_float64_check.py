@@ -1,8 +1,6 @@
 """The loss in float64 that benchmarks/gpu.py checks devices by is the package's."""
 
 import dataclasses
-import importlib.util
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +10,10 @@ import pytest
 import tiny_world
 from oxyrec_jax.train.objective import ObjectiveConfig, supervised_loss
 
-FILE = pathlib.Path(__file__).resolve().parents[1] / "benchmarks" / "float64.py"
-
 
 @pytest.fixture(scope="module")
-def float64():
-    spec = importlib.util.spec_from_file_location("float64", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def float64(load_file):
+    return load_file("benchmarks/float64.py")
 
 
 def test_both_give_one_loss_and_gradient(float64):

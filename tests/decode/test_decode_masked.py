@@ -15,13 +15,6 @@ from oxyrec_jax.decode.recommend import recommend
 ITEMS, WIDTHS = 12, (3, 2, 4)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def world():
     model = tiny_world.make_model(ITEMS, WIDTHS, decoding="masked", head="shared",

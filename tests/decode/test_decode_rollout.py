@@ -10,6 +10,8 @@ from oxyrec_jax.decode import rollout, sampling
 from oxyrec_jax.decode.recommend import recommend
 
 ITEMS, WIDTHS = 12, (3, 2, 4)
+code_log_probs = jax.jit(rollout.code_log_probs, static_argnums=0,
+                         static_argnames="normalise")
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +34,8 @@ def test_codes_are_as_probable_as_the_search_says(world, temperature):
                       sampling=sampling.Sampling(
                           sampling.request_keys(jax.random.key(0), 3), temperature))
     items = rollout.first_items(leaves)[found.leaves]
-    each = jax.jit(rollout.code_log_probs, static_argnums=0)(
-        model, params, batch, catalogue, items, temperature=temperature)
+    each = code_log_probs(model, params, batch, catalogue, items,
+                          temperature=temperature)
     assert each.shape == (3, ITEMS, 3)
     np.testing.assert_allclose(each.sum(-1), found.log_probs, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(np.exp(each.sum(-1)).sum(1), 1, rtol=1e-5)
@@ -42,8 +44,8 @@ def test_codes_are_as_probable_as_the_search_says(world, temperature):
 def test_over_the_whole_codebook_illegal_codes_keep_their_share(world):
     model, catalogue, leaves, params, batch = world
     items = jnp.broadcast_to(jnp.arange(ITEMS), (3, ITEMS))
-    legal, full = (rollout.code_log_probs(model, params, batch, catalogue, items,
-                                          normalise=how) for how in ("legal", "full"))
+    legal, full = (code_log_probs(model, params, batch, catalogue, items,
+                                  normalise=how) for how in ("legal", "full"))
     assert (full <= legal + 1e-6).all() and (full < legal - 1e-3).any()
     assert (np.exp(full.sum(-1)).sum(1) < 1).all()
     with pytest.raises(ValueError, match="normalise"):
@@ -54,9 +56,11 @@ def test_only_the_policy_receives_a_gradient_and_it_reaches_the_encoder(world):
     model, catalogue, leaves, params, batch = world
     items = jnp.zeros((3, 2), jnp.int32)
 
-    def total(params):
+    @jax.jit
+    @jax.grad
+    def slope_of(params):
         return rollout.code_log_probs(model, params, batch, catalogue, items).sum()
-    slope = jax.grad(total)(params)
+    slope = slope_of(params)
     norms = jax.tree.map(lambda leaf: float(jnp.abs(leaf).max()), slope)
     assert norms["encoder_0"]["mlp"] and max(jax.tree.leaves(norms["encoder_0"])) > 0
     assert max(jax.tree.leaves(norms["decoder_0"])) > 0
@@ -93,17 +97,19 @@ def test_a_group_holds_what_was_logged_and_differs_with_the_key(world):
     preferred = rollout.first_items(leaves)
     logged = jnp.array([[4, -1], [5, 9], [-1, -1]])
 
-    def draw(seed):
-        keys = sampling.request_keys(jax.random.key(seed), 3)
+    @jax.jit
+    def draw(keys):
         return rollout.roll_out(model, params, batch, catalogue, preferred, logged,
                                 group=6, sampling=sampling.Sampling(keys))
-    first, again, other = draw(0), draw(0), draw(1)
+    first, again, other = (draw(sampling.request_keys(jax.random.key(seed), 3))
+                           for seed in (0, 0, 1))
     np.testing.assert_array_equal(first.items, again.items)
     assert (first.items != other.items).any()
     assert first.synthetic.sum(1).tolist() == [5, 4, 6]
     assert first.items[0, 5] == 4 and first.items[1, 4:].tolist() == [5, 9]
-    best = rollout.roll_out(model, params, batch, catalogue, preferred, logged[:, :0],
-                            group=6, sampling=None)
+    best = jax.jit(lambda params: rollout.roll_out(
+        model, params, batch, catalogue, preferred, logged[:, :0], group=6,
+        sampling=None))(params)
     assert best.synthetic.all()
     with pytest.raises(ValueError, match="at most"):
         rollout.roll_out(model, params, batch, catalogue, preferred, logged, group=1,

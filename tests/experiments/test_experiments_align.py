@@ -1,23 +1,15 @@
 """The alignment experiment: its rows, and what all of them have in common."""
 
 import dataclasses
-import importlib.util
-import pathlib
 
 import pytest
 
 from oxyrec_jax.train.signals import check_names
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="module")
-def align():
-    path = ROOT / "experiments" / "align.py"
-    spec = importlib.util.spec_from_file_location("align_experiment", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def align(load_file):
+    return load_file("experiments/align.py")
 
 
 def test_every_method_stands_at_every_share(align):

@@ -1,21 +1,13 @@
 """The tables of instructions: rows that can be compared, lines and pages of them."""
 
 import dataclasses
-import importlib.util
-import pathlib
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="module")
-def lib():
-    path = ROOT / "experiments" / "instructions.py"
-    spec = importlib.util.spec_from_file_location("instructions_experiment", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def lib(load_file):
+    return load_file("experiments/instructions.py")
 
 
 def test_the_rows_of_a_table_differ_in_the_network_or_what_it_learns_from(lib):

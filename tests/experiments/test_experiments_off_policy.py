@@ -1,24 +1,17 @@
 """Off-policy tables: known answers in the shop and on real logs."""
 
 import gzip
-import importlib.util
 import json
-import pathlib
 
 import numpy as np
 import pytest
 
 from oxyrec_jax.base import InputError
 
-_FILE = pathlib.Path(__file__).parents[2] / "experiments" / "off_policy.py"
-
 
 @pytest.fixture(scope="module")
-def table():
-    spec = importlib.util.spec_from_file_location("experiment_off_policy", _FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def table(load_file):
+    return load_file("experiments/off_policy.py")
 
 
 @pytest.fixture(scope="module")

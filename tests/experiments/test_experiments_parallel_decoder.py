@@ -1,31 +1,14 @@
 """The comparison of decoders: rows that differ in the decoder alone; a toy run."""
 
 import dataclasses
-import importlib.util
 import json
-import pathlib
 
-import jax
 import pytest
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Three networks are trained and four searches compiled for a few calls each."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
-def lib():
-    path = ROOT / "experiments" / "parallel_decoder.py"
-    spec = importlib.util.spec_from_file_location("parallel_decoder_experiment", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def lib(load_file):
+    return load_file("experiments/parallel_decoder.py")
 
 
 def test_the_rows_differ_in_the_decoder_alone(lib):

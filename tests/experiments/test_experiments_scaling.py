@@ -1,8 +1,6 @@
 """The scaling study: who learns and who is asked, its law and page, a toy cell."""
 
 import dataclasses
-import importlib.util
-import pathlib
 
 import numpy as np
 import pytest
@@ -10,17 +8,12 @@ import pytest
 from oxyrec_jax import workspace
 from oxyrec_jax.evaluate.scaling_law import Law
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 LAW = Law(2.0, 30.0, 0.5, 400.0, 0.6, 0.0)
 
 
 @pytest.fixture(scope="module")
-def lib():
-    path = ROOT / "experiments" / "scaling.py"
-    spec = importlib.util.spec_from_file_location("scaling_experiment", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def lib(load_file):
+    return load_file("experiments/scaling.py")
 
 
 def cells(lib, seeds=1):

@@ -1,8 +1,6 @@
 """Ways to read history: they differ in nothing else; a toy of one of them."""
 
 import dataclasses
-import importlib.util
-import pathlib
 
 import numpy as np
 import pytest
@@ -11,16 +9,10 @@ from oxyrec_jax import metrics, workspace
 from oxyrec_jax.evaluate import scenarios
 from oxyrec_jax.report import write_scenario_page
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="module")
-def lib():
-    path = ROOT / "experiments" / "trajectories.py"
-    spec = importlib.util.spec_from_file_location("trajectories_experiment", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def lib(load_file):
+    return load_file("experiments/trajectories.py")
 
 
 def test_ways_differ_in_what_is_read_of_the_history_alone(lib):

@@ -3,21 +3,12 @@
 import pathlib
 import re
 
-import jax
 import pytest
 
 from oxyrec_jax import losses
 
 DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
 LOSSES = [name for name in losses.__all__ if name.endswith(("_loss", "_penalty"))]
-
-
-@pytest.fixture
-def quick_compilation():
-    """Some sixty programs are compiled for a handful of tiny calls each."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.slow

@@ -14,13 +14,6 @@ from oxyrec_jax.models import masked
 from oxyrec_jax.models.config import ModelConfig
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.mark.parametrize("depth", [1, 3, 4])
 def test_any_number_of_codes_is_hidden_as_often_and_any_of_them(depth):
     draws = 60_000

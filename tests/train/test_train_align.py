@@ -18,6 +18,8 @@ from oxyrec_jax.train.align_settings import AlignConfig
 from oxyrec_jax.train.policy import PolicyConfig
 
 ITEMS, WIDTHS, REQUESTS = 12, (3, 2, 4), 3
+code_log_probs = jax.jit(rollout.code_log_probs, static_argnums=0,
+                         static_argnames="normalise")
 BEST = jnp.array([2, 7, 10])  # what each request's user wants
 
 
@@ -59,14 +61,13 @@ def with_logged(batch, cfg, fill=-1):
     return {**batch, "logged": jnp.full((REQUESTS, cfg.logged), fill, jnp.int32)}
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def gain_experience(model, cfg, signals, params, reference, batch, catalogue, preferred,
                     mapping, rng):
     """Draws and appraises, in one program."""
-    def both(params, reference, batch, catalogue, preferred, mapping, rng):
-        found = draw(model, cfg, params, batch, catalogue, preferred, rng)
-        return appraise(model, cfg, params, reference, batch, catalogue, found,
-                        jax.tree_util.Partial(signals), mapping)
-    return jax.jit(both)(params, reference, batch, catalogue, preferred, mapping, rng)
+    found = draw(model, cfg, params, batch, catalogue, preferred, rng)
+    return appraise(model, cfg, params, reference, batch, catalogue, found,
+                    jax.tree_util.Partial(signals), mapping)
 
 
 def test_an_experience_holds_what_each_part_says():
@@ -80,8 +81,7 @@ def test_an_experience_holds_what_each_part_says():
     assert seen.rollouts.synthetic.sum(1).tolist() == [5, 5, 5]  # item 4 is logged
     for name, policy in (("old", params), ("reference", other)):
         np.testing.assert_allclose(
-            getattr(seen, name),
-            rollout.code_log_probs(model, policy, batch, catalogue, items),
+            getattr(seen, name), code_log_probs(model, policy, batch, catalogue, items),
             rtol=1e-5, atol=1e-6)
     distance = np.abs(np.asarray(items) - np.asarray(BEST)[:, None])
     np.testing.assert_array_equal(seen.signals["near"][:, :-1], -distance)
@@ -95,8 +95,7 @@ def test_an_experience_holds_what_each_part_says():
     np.testing.assert_allclose(seen.parts, [np.mean(seen.rewards),
                                             np.mean(seen.semantic)], rtol=1e-5)
     # Few of the 24 code triples are items: mass is lost outside the trie.
-    whole = rollout.code_log_probs(model, params, batch, catalogue, items,
-                                   normalise="full")
+    whole = code_log_probs(model, params, batch, catalogue, items, normalise="full")
     lost = np.exp(np.sum(np.asarray(whole) - np.asarray(seen.old), axis=-1))
     np.testing.assert_allclose(seen.legality, lost.mean(), rtol=1e-5)
     assert 0 < float(seen.legality) < 1
@@ -155,8 +154,8 @@ def test_the_first_update_moves_by_the_advantages_and_the_anchor_by_the_choice()
         raw.std(1, ddof=1, keepdims=True) + 1e-4)
 
     def pull(params):  # what GRPO's gradient is while every ratio is 1
-        log_probs = rollout.code_log_probs(model, params, batch, catalogue,
-                                           seen.rollouts.items)
+        log_probs = code_log_probs(model, params, batch, catalogue,
+                                   seen.rollouts.items)
         return jnp.mean(jnp.asarray(advantage, jnp.float32) * log_probs.mean(-1))
     wanted = jax.tree.map(lambda leaf, slope: leaf + rate * slope, params,
                           jax.jit(jax.grad(pull))(params))
@@ -174,22 +173,17 @@ def test_every_request_learns_its_best_item():
     batch["logged"] = batch["logged"].at[:, 0].set(BEST)  # what was really chosen
     optimizer = optax.adam(0.005)
     mapping, reference = fitted("near"), params
+    learn = jax.jit(functools.partial(update, model, cfg, optimizer))
 
-    @jax.jit
-    def turn(params, moments, key):
+    def chance(params):
+        return np.exp(code_log_probs(model, params, batch, catalogue,
+                                     BEST[:, None]).sum(-1)[:, 0])
+    before, moments, rewarded = chance(params), optimizer.init(params), []
+    for key in jax.random.split(jax.random.key(0), 40):
         seen = gain_experience(model, cfg, near_alone, params, reference, batch,
                                catalogue, preferred, mapping, key)
         for _ in range(cfg.updates):
-            params, moments, figures = update(model, cfg, optimizer, params, moments,
-                                              batch, catalogue, seen)
-        return params, moments, figures
-
-    def chance(params):
-        return np.exp(rollout.code_log_probs(model, params, batch, catalogue,
-                                             BEST[:, None]).sum(-1)[:, 0])
-    before, moments, rewarded = chance(params), optimizer.init(params), []
-    for key in jax.random.split(jax.random.key(0), 40):
-        params, moments, figures = turn(params, moments, key)
+            params, moments, figures = learn(params, moments, batch, catalogue, seen)
         rewarded.append(float(figures["reward"]))
     assert (before < 0.4).all() and (chance(params) > 0.6).all()
     assert np.mean(rewarded[-5:]) > np.mean(rewarded[:5])

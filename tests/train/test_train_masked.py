@@ -3,19 +3,11 @@
 import jax
 import numpy as np
 import optax
-import pytest
 
 import tiny_world
 from oxyrec_jax.train.objective import ObjectiveConfig, supervised_loss
 
 CFG = ObjectiveConfig()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def world(**options):
