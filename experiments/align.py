@@ -34,8 +34,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from oxyrec_jax import (__version__, ab_test, aligning, artifacts, config, judging,
-                        metrics, quickstart, ready, workflow, workspace)
+from oxyrec_jax import (ab_test, aligning, artifacts, config, judging, metrics,
+                        quickstart, ready, workflow, workspace)
 from oxyrec_jax.base import InputError
 from oxyrec_jax.closed_loop.trial import Design
 from oxyrec_jax.config import Experiment
@@ -43,6 +43,7 @@ from oxyrec_jax.evaluate import evaluation, tables
 from oxyrec_jax.models.instructions import InstructionConfig
 from oxyrec_jax.report import figures, fragments, page
 from oxyrec_jax.rewards.mapping import Component
+from oxyrec_jax.train.align_loop import read_outcome
 from oxyrec_jax.train.align_settings import AlignConfig
 from oxyrec_jax.train.policy import PolicyConfig
 from oxyrec_jax.train.run_log import read_log
@@ -260,8 +261,7 @@ def figures_of(row: workspace.Workspace, space: workspace.Workspace,
                            for name, one in results.get("scenarios", {}).items()},
              "worth": worth}
     if space is not base:
-        outcomes = [artifacts.read_json(space.run(seed) / "outcome.json")
-                    for seed in space.cfg.seeds]
+        outcomes = [read_outcome(space.run(seed)) for seed in space.cfg.seeds]
         found["stopped"] = [one["reason"] for one in outcomes]
         found["best_step"] = [one["best_step"] for one in outcomes]
         found["gate_agreement"] = _mean_of_log(space, "gate_agreement")
@@ -342,16 +342,11 @@ def write_page(path: pathlib.Path, table: str, found: Mapping[str, Mapping[str, 
             y=[each["reward@10"] for each in one["worth"].values()],
             marker={"color": f"var(--s{number % 6 + 1})", "size": 9,
                     "symbol": number // 6})
-    title = f"Alignment: {table}"
     content = {"figures": [fragments.chart(
         "worth", figure, "A point is a seed. Up is what the reward wants, right what "
         "users chose.")]}
-    pills = fragments.tag("ul", fragments.tag(
-        "li", "oxyrec_jax ", fragments.tag("b", __version__)), class_="pills")
-    with artifacts.open_atomic(path, "w") as file:
-        file.write(page.render(title, content, {"figures": (
-            "Reward and ranks", "What each row gains and what it pays.")}, pills))
-    return path
+    return page.write_page(path, f"Alignment: {table}", content, {"figures": (
+        "Reward and ranks", "What each row gains and what it pays.")})
 
 
 if __name__ == "__main__":

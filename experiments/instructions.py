@@ -41,8 +41,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from oxyrec_jax import (__version__, artifacts, config, metrics, quickstart,
-                        workflow, workspace)
+from oxyrec_jax import artifacts, config, metrics, quickstart, workflow, workspace
 from oxyrec_jax.config import Experiment
 from oxyrec_jax.data.shop import ShopConfig
 from oxyrec_jax.evaluate import evaluation, following, retrieval, tables
@@ -317,16 +316,13 @@ def _gap(cell: Mapping[str, float]) -> str:
 def write_page(path: pathlib.Path, table: str, rows: Mapping[str, Mapping[str, Any]]
                ) -> pathlib.Path:
     """A self-contained page: HR@10 of every row with its spread, and the table."""
-    title, lead = f"Instructions: {table}", _LEADS[table]
+    lead = _LEADS[table]
     every = [cells for name, found in rows.items()
              for cells in body(table, name, found)]
     content = {"figures": [fragments.chart("hr", _bars(table, rows), lead[1]),
                            fragments.table(header(table), every)]}
-    pills = fragments.tag("ul", fragments.tag(
-        "li", "oxyrec_jax ", fragments.tag("b", __version__)), class_="pills")
-    with artifacts.open_atomic(path, "w") as file:
-        file.write(page.render(title, content, {"figures": ("HR@10", lead[0])}, pills))
-    return path
+    return page.write_page(path, f"Instructions: {table}", content,
+                           {"figures": ("HR@10", lead[0])})
 
 
 def _bars(table: str, rows: Mapping[str, Mapping[str, Any]]) -> go.Figure:

@@ -7,7 +7,6 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from oxyrec_jax import __version__, artifacts
 from oxyrec_jax.report import figures, page
 from oxyrec_jax.report.fragments import Html, cards, chart, facts, number, table, tag
 
@@ -57,15 +56,9 @@ def write_ab_page(path: str | os.PathLike, found: Mapping[str, Any]) -> pathlib.
                      class_="grid")],
         "figures": _tables(found), "reading": _reading(found),
         "provenance": [facts(found["config"])]}
-    pills = [tag("li", f"{label} ", tag("b", value)) for label, value in (
-        ("mode", found["mode"]), ("users", f"{found['users']:,}"),
-        ("days", found["days"]), ("slate", found["slate"]),
-        ("oxyrec_jax", __version__))]
-    target = pathlib.Path(path)
-    with artifacts.open_atomic(target, "w") as file:
-        file.write(page.render(f"Online test: {found['abtest']}", content, _LEADS,
-                               tag("ul", pills, class_="pills")))
-    return target
+    return page.write_page(path, f"Online test: {found['abtest']}", content, _LEADS, {
+        "mode": found["mode"], "users": f"{found['users']:,}", "days": found["days"],
+        "slate": found["slate"]})
 
 
 def _summary(found: Mapping[str, Any]) -> list[Html]:

@@ -7,11 +7,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from oxyrec_jax import artifacts
 from oxyrec_jax.report import fragments
 from oxyrec_jax.report.figures import SERIES, layout
 from oxyrec_jax.report.fragments import Html, chart, number, table, tag
-from oxyrec_jax.report.page import render
+from oxyrec_jax.report.page import write_page
 
 _LEADS = {
     "summary": ("Can this judge be trusted?", "Figures are of users that the weights "
@@ -47,7 +46,6 @@ def write_judge_page(path: str | os.PathLike, found: Mapping[str, Any], *, title
     Raises:
       InputError: the file cannot be written.
     """
-    target = pathlib.Path(path)
     content = {"summary": [fragments.cards(_cards(found)), *_business(found)],
                "agreement": _agreement(found),
                "weights": [chart("weights", _weights(found["weights"]), "",
@@ -56,13 +54,10 @@ def write_judge_page(path: str | os.PathLike, found: Mapping[str, Any], *, title
                "reliability": _reliability(found),
                "learning": [_methods(found)],
                "cost": [fragments.facts(found["cost"])]}
-    pills = tag("ul", [tag("li", f"{label} ", tag("b", value)) for label, value in (
-        ("judge", found["judge"]), ("split", found["split"]),
-        ("reference", found["reference"]),
-        ("requests", f"{found['counts']['requests']:,}"))], class_="pills")
-    with artifacts.open_atomic(target, "w") as file:
-        file.write(render(title, content, _LEADS, pills))
-    return target
+    return write_page(path, title, content, _LEADS, {
+        "judge": found["judge"], "split": found["split"],
+        "reference": found["reference"],
+        "requests": f"{found['counts']['requests']:,}"})
 
 
 def _cards(found: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:

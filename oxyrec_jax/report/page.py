@@ -1,8 +1,8 @@
 """One self-contained HTML file: everything inline, nothing loaded from a network."""
 
-import json
 import os
 import pathlib
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -86,39 +86,12 @@ def write_report(
             facts, results, None if dataset is None else dataset.manifest),
         "glossary": sections.glossary(),
     }
-    target = pathlib.Path(path)
-    with artifacts.open_atomic(target, "w") as file:
-        file.write(render(title, content, _LEADS, _pills(results, dataset)))
-    return target
-
-
-def read_training_log(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """Reads a training log of JSON lines.
-
-    A last line without its end is what a killed run leaves; it is left out.
-
-    Raises:
-      InputError: the file is missing, or a line is not a JSON object, named.
-    """
-    try:
-        text = pathlib.Path(path).read_text("utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not text ({error})") from error
-    entries = []
-    for place, line in enumerate(text.splitlines(keepends=True), 1):
-        if not line.endswith("\n"):
-            break
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path} line {place} is not JSON ({error})") from error
-        if not isinstance(entry, dict):
-            raise InputError(f"{path} line {place} is {type(entry).__name__}, expected "
-                             "an object with a step and figures")
-        entries.append(entry)
-    return entries
+    first: Mapping[str, Any] = next(iter(results.values()), {})
+    manifest: Mapping[str, Any] = {} if dataset is None else dataset.manifest
+    return write_page(path, title, content, _LEADS, {
+        label: first.get(key) or manifest.get(key)
+        for label, key in (("data", "source"), ("protocol", "protocol"),
+                           ("ties", "tie_policy"), ("split", "split"))})
 
 
 def names_of(dataset: Dataset, sids: sid_table.SemanticIds | None
@@ -135,6 +108,35 @@ def names_of(dataset: Dataset, sids: sid_table.SemanticIds | None
          for title, text, name in zip(*columns)], items["category"].to_pylist())
 
 
+def write_page(path: str | os.PathLike, title: str,
+               content: Mapping[str, Sequence[Html]],
+               leads: Mapping[str, tuple[str, str]],
+               told: Mapping[str, Any] = types.MappingProxyType({})) -> pathlib.Path:
+    """Writes a whole page.
+
+    Args:
+      path: the HTML file; its folder must exist.
+      title: its heading.
+      content: the pieces of each section, by name.
+      leads: heading and leading sentence of each section.
+      told: short facts below the title, by name; what is None is left out. The release
+        that wrote the page comes last.
+
+    Returns:
+      The path.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
+    pills = [tag("li", f"{name} ", tag("b", value))
+             for name, value in {**told, "oxyrec_jax": __version__}.items()
+             if value is not None]
+    target = pathlib.Path(path)
+    with artifacts.open_atomic(target, "w") as file:
+        file.write(_render(title, content, leads, tag("ul", pills, class_="pills")))
+    return target
+
+
 def _check_examples(examples: Sequence[sections.Example], items: int) -> None:
     for example in examples:
         named = [*example.history, *example.items]
@@ -144,27 +146,9 @@ def _check_examples(examples: Sequence[sections.Example], items: int) -> None:
                              f"{max(named)}, but there are {items} items")
 
 
-def _pills(results: Mapping[str, Mapping[str, Any]], dataset: Dataset | None) -> Html:
-    first: Mapping[str, Any] = next(iter(results.values()), {})
-    manifest: Mapping[str, Any] = {} if dataset is None else dataset.manifest
-    shown = [(label, first.get(key) or manifest.get(key))
-             for label, key in (("data", "source"), ("protocol", "protocol"),
-                                ("ties", "tie_policy"), ("split", "split"))]
-    pills = [tag("li", f"{label} ", tag("b", value)) for label, value in shown if value]
-    pills.append(tag("li", "oxyrec_jax ", tag("b", __version__)))
-    return tag("ul", pills, class_="pills")
-
-
-def render(title: str, content: Mapping[str, Sequence[Html]],
-           leads: Mapping[str, tuple[str, str]], pills: Html) -> str:
-    """A whole page.
-
-    Args:
-      title: its heading.
-      content: the pieces of each section, by name.
-      leads: heading and leading sentence of each section.
-      pills: short facts below the title.
-    """
+def _render(title: str, content: Mapping[str, Sequence[Html]],
+            leads: Mapping[str, tuple[str, str]], pills: Html) -> str:
+    """The text of the file."""
     parts = [tag("section", tag("h2", leads[name][0]),
                  tag("p", leads[name][1], class_="lead"), list(pieces), id=name)
              for name, pieces in content.items()]

@@ -7,10 +7,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from oxyrec_jax import __version__, artifacts
 from oxyrec_jax.report.figures import SERIES, layout
 from oxyrec_jax.report.fragments import Html, chart, facts, number, table, tag
-from oxyrec_jax.report.page import render
+from oxyrec_jax.report.page import write_page
 
 _LEADS = {
     "figures": ("Figures", "Every item shown is a row; cart and order ask whether it "
@@ -60,13 +59,9 @@ def write_ranking_page(path: str | os.PathLike, results: Mapping[str, Any]
         content["truth"] = [_truth(results["truth"])]
     content["provenance"] = [facts({name: results[name] for name in
                                     ("counts", "calibration")})]
-    pills = tag("ul", [tag("li", f"{label} ", tag("b", value)) for label, value in (
-        ("split", results["split"]), ("protocol", results["protocol"]),
-        ("runs", len(results["runs"])), ("oxyrec_jax", __version__))], class_="pills")
-    target = pathlib.Path(path)
-    with artifacts.open_atomic(target, "w") as file:
-        file.write(render(results["name"], content, _LEADS, pills))
-    return target
+    return write_page(path, results["name"], content, _LEADS, {
+        "split": results["split"], "protocol": results["protocol"],
+        "runs": len(results["runs"])})
 
 
 def _row(name: str, cells: Mapping[str, Any], head: str) -> list[Any]:

@@ -7,11 +7,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from oxyrec_jax import artifacts
 from oxyrec_jax.report import words
 from oxyrec_jax.report.figures import SERIES, layout
 from oxyrec_jax.report.fragments import Html, chart, number, table, tag
-from oxyrec_jax.report.page import render
+from oxyrec_jax.report.page import write_page
 
 _LEADS = {
     "verdict": ("Does one model serve them all?", "Each sentence compares the unified "
@@ -46,7 +45,7 @@ def write_scenario_page(path: str | os.PathLike, found: Mapping[str, Any], *,
     Raises:
       InputError: the file cannot be written.
     """
-    cells, target = found["cells"], pathlib.Path(path)
+    cells = found["cells"]
     rivals = list(found["transfer"])
     content = {
         "verdict": [tag("p", part["sentence"], class_=f"verdict {_mood(part)}".strip())
@@ -61,12 +60,9 @@ def write_scenario_page(path: str | os.PathLike, found: Mapping[str, Any], *,
                          class_="grid")],
         "compute": [_compute(found)],
     }
-    pills = tag("ul", [tag("li", f"{label} ", tag("b", value)) for label, value in (
-        ("seeds", ", ".join(map(str, found["seeds"]))),
-        ("scenarios", len(found["scenarios"])))], class_="pills")
-    with artifacts.open_atomic(target, "w") as file:
-        file.write(render(found["name"], content, leads, pills))
-    return target
+    return write_page(path, found["name"], content, leads, {
+        "seeds": ", ".join(map(str, found["seeds"])),
+        "scenarios": len(found["scenarios"])})
 
 
 def _mood(part: Mapping[str, Any]) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from oxyrec_jax import __version__, artifacts
 from oxyrec_jax.report import figures, page
 from oxyrec_jax.report.fragments import Html, chart, number, table, tag
 
@@ -64,11 +63,7 @@ def write_story_page(path: str | os.PathLike, told: Mapping[str, Any], *, title:
         "test": _test(told["test"])}
     for part, link in told["links"].items():
         content[part].append(tag("p", tag("a", "More of this part", href=link)))
-    pills = tag("ul", tag("li", "oxyrec_jax ", tag("b", __version__)), class_="pills")
-    target = pathlib.Path(path)
-    with artifacts.open_atomic(target, "w") as file:
-        file.write(page.render(title, content, _LEADS, pills))
-    return target
+    return page.write_page(path, title, content, _LEADS)
 
 
 def _facts(values: Mapping[str, Any]) -> Html:

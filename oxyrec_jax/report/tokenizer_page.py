@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from oxyrec_jax import __version__, artifacts
+from oxyrec_jax import artifacts
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.report import fragments, page, semantic_ids
 from oxyrec_jax.report.fragments import Html, tag
@@ -51,16 +51,10 @@ def write_tokenizer_page(path: str | os.PathLike, bundle: str | os.PathLike,
         "figures": [semantic_ids.figures_table(sids)],
         **semantic_ids.chapters(sids, names),
         "provenance": _provenance(sids, dataset)}
-    pills = [tag("li", f"{label} ", tag("b", value)) for label, value in (
-        ("data", dataset.manifest.get("source")), ("items", f"{len(sids.codes):,}"),
-        ("codes", " × ".join(str(width) for width in sids.widths)),
-        ("oxyrec_jax", __version__)) if value]
-    target = pathlib.Path(path)
-    artifacts.write_json(target.with_suffix(".json"), _values(sids, names))
-    with artifacts.open_atomic(target, "w") as file:
-        file.write(page.render(title, content, _LEADS, tag("ul", pills,
-                                                           class_="pills")))
-    return target
+    artifacts.write_json(pathlib.Path(path).with_suffix(".json"), _values(sids, names))
+    return page.write_page(path, title, content, _LEADS, {
+        "data": dataset.manifest.get("source"), "items": f"{len(sids.codes):,}",
+        "codes": " × ".join(str(width) for width in sids.widths)})
 
 
 def _cards(sids: sid_table.SemanticIds) -> list[tuple[str, str, str, str]]:

@@ -7,6 +7,7 @@ import jax
 import tensorboardX
 
 from oxyrec_jax import artifacts
+from oxyrec_jax.base import InputError
 
 _FILE = "log.jsonl"
 
@@ -49,13 +50,30 @@ class RunLog:
 
 
 def read_log(path: pathlib.Path) -> list[dict[str, float]]:
-    """Reads a run's log; a last line that was cut short by a kill is left out."""
+    """Reads a run's log, of which there may be none yet.
+
+    A last line without its end is what a killed run leaves; it is left out.
+
+    Raises:
+      InputError: a line is no JSON object, or the file is no text.
+    """
     if not path.exists():
         return []
-    lines = []
-    for text in path.read_text("utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
+    try:
+        lines = path.read_text("utf-8").splitlines(keepends=True)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text ({error}); restore it, or delete it: a "
+                         "run goes on without its earlier lines") from error
+    return [_parsed(path, number, line) for number, line in enumerate(lines, 1)
+            if line.endswith("\n")]
+
+
+def _parsed(path: pathlib.Path, number: int, line: str) -> dict[str, float]:
+    try:
+        found = json.loads(line)
+        if not isinstance(found["step"], int):
+            raise TypeError
+    except (ValueError, TypeError, KeyError):
+        raise InputError(f"{path} line {number} is {line[:40].strip()!r}, expected a "
+                         "JSON object with a step; delete the line") from None
+    return found

@@ -268,25 +268,11 @@ def test_an_example_of_an_unknown_item_is_refused(tmp_path, shop):
                             examples=[example])
 
 
-def test_a_log_of_a_killed_run_is_read_up_to_its_last_whole_line(tmp_path):
-    path = tmp_path / "log.jsonl"
-    path.write_text('{"step": 1, "loss": 2.5}\n{"step": 2, "loss": NaN}\n'
-                    '{"step": 3, "l')
-    entries = report.read_training_log(path)
-    assert [entry["step"] for entry in entries] == [1, 2]
-    report.write_report(tmp_path / "r.html", title="t", training=entries)
+def test_a_log_with_a_figure_that_is_no_number_is_drawn(tmp_path):
+    report.write_report(tmp_path / "r.html", title="t", training=[
+        {"step": 1, "loss": 2.5}, {"step": 2, "loss": float("nan")}])
     page = Page((tmp_path / "r.html").read_text("utf-8"))
     assert page.charts["loss"]["data"][0]["name"] == "loss"
-
-
-@pytest.mark.parametrize("text, named", [
-    ('{"step": 1}\nnot json\n', "line 2 is not JSON"), ("[1]\n", "line 1 is list")])
-def test_a_broken_log_names_its_line(tmp_path, text, named):
-    (tmp_path / "log.jsonl").write_text(text)
-    with pytest.raises(InputError, match=named):
-        report.read_training_log(tmp_path / "log.jsonl")
-    with pytest.raises(InputError, match="does not exist"):
-        report.read_training_log(tmp_path / "none.jsonl")
 
 
 def test_tags_escape_text_and_attributes():

@@ -119,6 +119,15 @@ def test_a_log_line_cut_by_a_kill_is_left_out(tmp_path):
     assert read_log(path) == [{"step": 1}, {"step": 2}]
 
 
+@pytest.mark.parametrize("text, named", [
+    ('{"step": 1}\nnot json\n{"step": 2}\n', "line 2 is 'not json', expected"),
+    ("[1]\n", "line 1 is '\\[1\\]'"), ('{"loss": 1.0}\n', "with a step")])
+def test_a_broken_log_names_its_line(tmp_path, text, named):
+    (tmp_path / "log.jsonl").write_text(text)
+    with pytest.raises(InputError, match=named):
+        read_log(tmp_path / "log.jsonl")
+
+
 def test_parameters_of_another_run_are_named(tmp_path):
     with pytest.raises(InputError, match="holds no parameters"):
         read_params(tmp_path / "best")
