@@ -95,11 +95,12 @@ def table_of(workdir: pathlib.Path, *, steps: int, seeds: Sequence[int], toy: bo
         folder = workdir / TRAINED[row].replace(", ", "-").replace(" ", "-")
         space, each = as_dear(folder, base, cfg, unit)
         unit = unit or each
-        kept = folder / f"{row}.json"
+        # Of another experiment nothing is read back, and its folder refuses this one.
+        kept = folder / f"{row} {artifacts.value_digest(repr(space.cfg))[:12]}.json"
         if not kept.exists():
             workflow.train(space)
             space = workflow.open_workspace(folder, dataclasses.replace(
-                space.cfg, model=get_config(row).model))
+                space.cfg, model=get_config(row, toy=toy).model))
             results = workflow.evaluate(space)
             artifacts.write_json(kept, {
                 "steps": space.cfg.train.steps,

@@ -36,8 +36,7 @@ import jax
 import numpy as np
 import plotly.graph_objects as go
 
-from oxyrec_jax import (__version__, artifacts, config, quickstart, workflow,
-                        workspace)
+from oxyrec_jax import artifacts, config, quickstart, workflow, workspace
 from oxyrec_jax.config import Experiment
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.data.pipeline import Pipeline, TrainSource
@@ -148,6 +147,7 @@ def cell(folder: pathlib.Path, ready: Ready, cfg: Experiment, rows: np.ndarray,
       "best_step", "steps" and "cpu_seconds".
     """
     kept, pipeline = folder / "cell.json", cfg.train.pipeline
+    loop.check_folder(ready.model, cfg.train, folder, seed=seed)
     if kept.exists():
         return artifacts.read_json(kept)
     begun = time.process_time()
@@ -286,16 +286,12 @@ def write_page(path: pathlib.Path, found: Mapping[str, Any]) -> pathlib.Path:
                    "width."))]
     rows = [line.strip("| ").split(" | ") for line in show(found).splitlines()
             if line.startswith("|")]
-    pills = fragments.tag("ul", fragments.tag(
-        "li", "oxyrec_jax ", fragments.tag("b", __version__)), class_="pills")
     content = {"law": [fragments.tag("p", law_words(found["law"]), class_="verdict")],
                "figures": [*charts, fragments.table(rows[0], rows[2:])]}
     leads = {"law": ("The law", "Nats of a target's semantic ID, on the same held-out "
                      "people for every cell."),
              "figures": ("Sizes and logs", "Equal steps for every cell.")}
-    with artifacts.open_atomic(path, "w") as file:
-        file.write(page.render("Scaling on the simulated shop", content, leads, pills))
-    return path
+    return page.write_page(path, "Scaling on the simulated shop", content, leads)
 
 
 def _curves(found: Mapping[str, Any], axis: str) -> go.Figure:

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from oxyrec_jax import (artifacts, config, metrics, quickstart, workflow, workspace)
+from oxyrec_jax import artifacts, config, metrics, quickstart, workflow, workspace
 from oxyrec_jax.config import Experiment
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.data.trajectories import Trajectories, trajectories
@@ -83,6 +83,7 @@ def ranks_of(space: workflow.Workspace, ready: Ready, own: Dataset, seed: int
              ) -> np.ndarray:
     """Trains one network, or what is left; ranks of the test targets, `[R]` int32."""
     cfg, folder = space.cfg, space.run(seed)
+    loop.check_folder(ready.model, cfg.train, folder, seed=seed)
     if not (folder / "ranks").exists():
         def asked(params: Any, split: str, beams: int) -> np.ndarray:
             lists, numbers = recommend_split(

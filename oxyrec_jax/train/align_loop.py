@@ -11,7 +11,6 @@ candidates, and answers with semantic rewards for the share of the groups that i
 import dataclasses
 import functools
 import logging
-import math
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -31,7 +30,7 @@ from oxyrec_jax.models.generator import Generator
 from oxyrec_jax.profiling import Shares
 from oxyrec_jax.rewards import mapping as rewards_lib
 from oxyrec_jax.tokenizer.catalogue import Catalogue
-from oxyrec_jax.train import align, beginning, parameters
+from oxyrec_jax.train import align, beginning, parameters, pauses
 from oxyrec_jax.train import step as step_lib
 from oxyrec_jax.train.align_settings import AlignConfig
 from oxyrec_jax.train.alarms import Watch
@@ -165,10 +164,8 @@ class _Run:
             setting.model, cfg.compiled(), mesh, tuple(leaves), tree)
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.log, self.watch, self.shares = RunLog(folder), Watch(cfg), Shares()
-        self.done, self.best_step, self.best, self.stale = 0, 0, -math.inf, 0
-        self.last_evaluated = -1
+        self.done, self.last_evaluated, self.best = 0, -1, pauses.Best()
         self.start: dict[str, float] = {}
-        self.figures: dict[str, float] = {}
         self.last: dict[str, float] = {}
 
     def until_done(self) -> AlignOutcome:
@@ -183,17 +180,18 @@ class _Run:
             advance(self.done)
             if not resumed:
                 self._evaluate()
-            while self.done < cfg.steps and not self._ends():
+            while self.done < cfg.steps and not (self.watch.reason or
+                                                 self.best.ends(cfg.patience)):
                 window += self._experience()
                 self.done += 1
-                if self.done % cfg.log_every == 0 or self._saves():
+                if self.done % cfg.log_every == 0 or pauses.saves(cfg, self.done):
                     line = self._log_window(window)
                     advance(0, f"reward {line['reward']:.3f}  kl {line['kl_ref']:.4f}")
                     window = []
                 advance(1)
-                if self._evaluates():
+                if pauses.evaluates(cfg, self.done):
                     self._evaluate()
-                if self._saves():
+                if pauses.saves(cfg, self.done):
                     self._save()
             if self.last_evaluated != self.done:  # an alarm between two evaluations
                 self._evaluate()
@@ -202,8 +200,9 @@ class _Run:
         if self.watch.reason:
             _log.warning("stopped after %d experiences: %s", self.done,
                          self.watch.reason)
-        outcome = AlignOutcome(self.best, self.best_step, self.done, self.start,
-                               self.figures, self.last, self.watch.reason)
+        best = self.best
+        outcome = AlignOutcome(best.value, best.step, self.done, self.start,
+                               best.figures, self.last, self.watch.reason)
         if not jax.process_index():
             artifacts.write_json(self.folder / _OUTCOME, dataclasses.asdict(outcome))
         return outcome
@@ -288,38 +287,21 @@ class _Run:
         figures = {name: float(value)
                    for name, value in self.setting.evaluate(params).items()}
         for field in ("metric", "guard"):
-            if getattr(self.cfg, field) not in figures:
-                raise InputError(f"align.{field} is {getattr(self.cfg, field)!r}, the "
-                                 f"evaluation gives {', '.join(sorted(figures))}")
+            pauses.check_named(f"align.{field}", getattr(self.cfg, field), figures)
         if not self.done:
             self.start = figures
-        if figures[self.cfg.metric] > self.best:
-            self.best, self.best_step = figures[self.cfg.metric], self.done
-            self.figures, self.stale = figures, 0
+        if self.best.offer(figures, self.cfg.metric, self.done):
             parameters.write_params(self.folder / "best", params, self.done)
-        else:
-            self.stale += 1
         self.last, self.last_evaluated = figures, self.done
         parameters.write_params(self.folder / "last", params, self.done)
         self.log.append({"step": self.done, **{f"valid.{name}": value
                                                for name, value in figures.items()}})
         self.watch.evaluation(self.start, figures)
 
-    def _evaluates(self) -> bool:
-        return (self.done == self.cfg.steps
-                or self.done % self.cfg.evaluate_every == 0)
-
-    def _saves(self) -> bool:
-        return self._evaluates() or self.done % self.cfg.checkpoint_every == 0
-
-    def _ends(self) -> bool:
-        return bool(self.watch.reason) or 0 < self.cfg.patience <= self.stale
-
     def _save(self) -> None:
         self.checkpoints.save(
             self.done, (self.params, self.moments, self.sampler),
-            {"done": self.done, "best": self.best, "best_step": self.best_step,
-             "stale": self.stale, "start": self.start, "figures": self.figures,
+            {"done": self.done, **self.best.remembered(), "start": self.start,
              "last": self.last, "last_evaluated": self.last_evaluated,
              "watch": self.watch.remembered()})
 
@@ -327,10 +309,9 @@ class _Run:
         state = self.params, self.moments, self.sampler
         (self.params, self.moments, self.sampler), facts = self.checkpoints.restore(
             abstract_like(state, self.shardings))
-        self.done, self.best, self.best_step, self.stale = (
-            facts[name] for name in ("done", "best", "best_step", "stale"))
-        self.start, self.figures, self.last, self.last_evaluated = (
-            facts[name] for name in ("start", "figures", "last", "last_evaluated"))
+        self.best = pauses.Best.recalled(facts)
+        self.done, self.start, self.last, self.last_evaluated = (
+            facts[name] for name in ("done", "start", "last", "last_evaluated"))
         self.watch.recall(facts["watch"])
         self.log.truncate(self.done)
         _log.info("continuing %s after experience %d", self.folder, self.done)

@@ -25,7 +25,7 @@ from oxyrec_jax.models.config import ModelConfig
 from oxyrec_jax.models.generator import Generator
 from oxyrec_jax.models.ranker import Ranker
 from oxyrec_jax.tokenizer.catalogue import Catalogue
-from oxyrec_jax.train import beginning, parameters
+from oxyrec_jax.train import beginning, parameters, pauses
 from oxyrec_jax.train import step as step_lib
 from oxyrec_jax.train.objective import ObjectiveConfig, supervised_loss
 from oxyrec_jax.train.run_log import RunLog
@@ -123,12 +123,7 @@ def train(model: Generator | Ranker, dataset: Dataset, catalogue: Catalogue,
       InputError: the folder holds a run of another configuration, `start` gives those
         of another network, or the loss is not finite: the message names the steps.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = {"train": dataclasses.asdict(cfg),
-                "model": dataclasses.asdict(model.cfg),
-                "widths": list(model.widths), "seed": seed, **(more or {})}
-    beginning.check_same_run(folder / "run.json", settings,
-                             {"train": TrainConfig(), "model": ModelConfig()})
+    check_folder(model, cfg, folder, seed=seed, more=more)
     rows = feed(model, dataset, cfg.pipeline, seed=seed)
     mesh = parallel.make_mesh() if mesh is None else mesh
     with Checkpoints(folder / "checkpoints") as checkpoints:
@@ -149,6 +144,24 @@ def train(model: Generator | Ranker, dataset: Dataset, catalogue: Catalogue,
                 state = beginning.start_from(state, made.shardings, start(),
                                              cfg.start_from)
         return run.until_done(state, rows.batches, made)
+
+
+def check_folder(model: Generator | Ranker, cfg: TrainConfig, folder: pathlib.Path, *,
+                 seed: int, more: Mapping[str, Any] | None = None) -> None:
+    """Writes down what a new run is made with, or checks an older one, as `train` does.
+
+    Args:
+      model, cfg, folder, seed, more: as `train` takes them.
+
+    Raises:
+      InputError: the folder holds a run of another configuration.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"train": dataclasses.asdict(cfg),
+                "model": dataclasses.asdict(model.cfg),
+                "widths": list(model.widths), "seed": seed, **(more or {})}
+    beginning.check_same_run(folder / "run.json", settings,
+                             {"train": TrainConfig(), "model": ModelConfig()})
 
 
 class _Step(NamedTuple):
@@ -174,15 +187,12 @@ class _Run:
         self.cfg, self.folder, self.checkpoints = cfg, folder, checkpoints
         self.evaluate, self.source = evaluate, source
         self.flops_per_target, self.peak_flops = flops_per_target, peak_flops
-        self.done, self.best_step, self.best, self.stale = 0, 0, -math.inf, 0
-        self.figures: dict[str, float] = {}
+        self.done, self.best = 0, pauses.Best()
         self.clock = profiling.StepClock()
         self.log = RunLog(folder)
 
     def resume(self, facts: dict[str, Any]) -> None:
-        self.done, self.best_step = facts["done"], facts["best_step"]
-        self.best, self.stale = facts["best"], facts["stale"]
-        self.figures = facts["figures"]
+        self.done, self.best = facts["done"], pauses.Best.recalled(facts)
         self.log.truncate(self.done)
 
     def until_done(self, state: step_lib.TrainState, batches: Any, made: Setup
@@ -192,7 +202,7 @@ class _Run:
         compiled: set[tuple[int, ...]] = set()  # shapes: rows may differ in length
         with progress.bar("training", cfg.steps) as advance, self.log:
             advance(self.done)
-            while self.done < cfg.steps and not self._stopped_early():
+            while self.done < cfg.steps and not self.best.ends(cfg.patience):
                 batch = parallel.global_batch(next(batches), made.mesh)
                 shape = batch["segments"].shape
                 timed = shape in compiled
@@ -210,7 +220,7 @@ class _Run:
                 window.append(_Step(figures, math.prod(shape), timed))
                 # A checkpoint closes the window too: a run that continues from it logs
                 # the same lines, and parameters that are not finite are never saved.
-                if self.done % cfg.log_every == 0 or self._saves():
+                if self.done % cfg.log_every == 0 or pauses.saves(cfg, self.done):
                     line = self._log_window(window)
                     advance(0, f"loss {line['loss']:.3f}  {line['targets/s']:.0f} "
                                "targets/s")
@@ -221,52 +231,35 @@ class _Run:
         return self._outcome()
 
     def _pause_work(self, state: step_lib.TrainState, batches: Any) -> None:
-        if not self._saves():
+        if not pauses.saves(self.cfg, self.done):
             return
         with self.clock.paused():
-            if self._evaluates():
+            if pauses.evaluates(self.cfg, self.done):
                 self._evaluate(state)
-            facts = {"done": self.done, "best": self.best, "best_step": self.best_step,
-                     "stale": self.stale, "figures": self.figures,
-                     "batches": batches.get_state()}
-            if math.isinf(self.best):  # nothing evaluated yet; JSON knows no infinity
-                facts["best"] = -1e300
-            self.checkpoints.save(self.done, state, facts)
-
-    def _evaluates(self) -> bool:
-        return (self.done == self.cfg.steps
-                or self.done % self.cfg.evaluate_every == 0)
-
-    def _saves(self) -> bool:
-        return self._evaluates() or self.done % self.cfg.checkpoint_every == 0
+            self.checkpoints.save(self.done, state, {
+                "done": self.done, **self.best.remembered(),
+                "batches": batches.get_state()})
 
     def _evaluate(self, state: step_lib.TrainState) -> None:
         params = parameters.to_host(state.best_params())
         figures = {name: float(value) for name, value in self.evaluate(params).items()}
-        if self.cfg.metric not in figures:
-            raise InputError(f"train.metric is {self.cfg.metric!r}, the evaluation "
-                             f"gives {', '.join(sorted(figures))}")
-        if figures[self.cfg.metric] > self.best:
-            self.best, self.best_step = figures[self.cfg.metric], self.done
-            self.figures, self.stale = figures, 0
+        pauses.check_named("train.metric", self.cfg.metric, figures)
+        if self.best.offer(figures, self.cfg.metric, self.done):
             parameters.write_params(self.folder / "best", params, self.done)
-        else:
-            self.stale += 1
         valid = {f"valid.{name}": value for name, value in figures.items()}
         self.log.append({"step": self.done, **valid})
         _log.info("step %d: valid %s %.4f (best %.4f at step %d)", self.done,
-                  self.cfg.metric, figures[self.cfg.metric], self.best, self.best_step)
-
-    def _stopped_early(self) -> bool:
-        return 0 < self.cfg.patience <= self.stale
+                  self.cfg.metric, figures[self.cfg.metric], self.best.value,
+                  self.best.step)
 
     def _outcome(self) -> Outcome:
         params, step = parameters.read_params(self.folder / "best")
-        if step != self.best_step:
+        if step != self.best.step:
             raise InputError(f"{self.folder / 'best'} holds the parameters of step "
-                             f"{step}, the run's best is {self.best_step}; delete "
+                             f"{step}, the run's best is {self.best.step}; delete "
                              f"{self.folder} and train again")
-        return Outcome(params, self.best, self.best_step, self.done, self.figures)
+        return Outcome(params, self.best.value, self.best.step, self.done,
+                       self.best.figures)
 
     def _log_window(self, window: list["_Step"]) -> dict[str, float]:
         rows = jax.device_get([one.figures for one in window])
