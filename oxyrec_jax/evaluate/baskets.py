@@ -14,7 +14,7 @@ Source: recall, NDCG and the personal and repeat-aware baselines are those of Li
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from oxyrec_jax.evaluate import baselines
 from oxyrec_jax.evaluate import rows as split_rows
 from oxyrec_jax.evaluate.evaluation import EvaluateConfig
 
+Cells: TypeAlias = Mapping[str, np.ndarray]
 NAMES = ("recall", "hr", "ndcg", "spend", "gmv")
 FUSED = 5
 """The constant of reciprocal rank fusion: 5 of 1, 5, 10 and 20 was best on the Complete
@@ -82,47 +83,38 @@ def evaluate(dataset: Dataset, split: str, runs: Mapping[str, np.ndarray], *,
     users = _users(dataset, split, baskets)
     lists = rivals or baseline_lists(dataset, split, max(ks))
 
-    def cells(items: np.ndarray) -> dict[str, np.ndarray]:
+    def cells(items: np.ndarray) -> Cells:
         return {f"basket.{name}@{k}": values for k in ks
                 for name, values in figures(items, baskets, k).items()}
+
+    def drawn(found: Cells) -> dict[str, dict[str, float]]:
+        told = metrics.bootstrap(np.stack(list(found.values()), axis=1), users,
+                                 samples=samples, level=level, seed=seed)
+        return {cell: {"mean": float(told.mean[place]), "low": float(told.low[place]),
+                       "high": float(told.high[place])}
+                for place, cell in enumerate(found)}
+
+    def intervals(found: Cells) -> dict[str, list[float]]:
+        return {cell: [one["low"], one["high"]] for cell, one in drawn(found).items()}
     own = {name: cells(items) for name, items in runs.items()}
     others = {name: cells(items) for name, items in lists.items()}
-    names = list(next(iter(own.values())))
     model = {cell: np.mean([run[cell] for run in own.values()], axis=0)
-             for cell in names}
-    means = {name: {cell: float(values.mean()) for cell, values in found.items()}
-             for name, found in own.items()}
+             for cell in next(iter(own.values()))}
+    means = {name: _means(found) for name, found in own.items()}
     seeds = metrics.across_seeds(list(means.values()))
-
-    def drawn(found: Mapping[str, np.ndarray], rows: np.ndarray) -> metrics.Interval:
-        return metrics.bootstrap(
-            np.stack([found[cell][rows] for cell in names], axis=1), users[rows],
-            samples=samples, level=level, seed=seed)
-
-    def spread(found: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
-        interval = drawn(found, np.ones(len(baskets), bool))
-        return {cell: [float(interval.low[place]), float(interval.high[place])]
-                for place, cell in enumerate(names)}
-    table = {name: {**{cell: float(values.mean()) for cell, values in found.items()},
-                    "intervals": spread(found)} for name, found in others.items()}
-    best = max(table, key=lambda name: table[name][headline])
-    gap = drawn({cell: model[cell] - others[best][cell] for cell in names},
-                np.ones(len(baskets), bool))
-    k = headline.rpartition("@")[2]
-    shown = [f"basket.{name}@{k}" for name in NAMES]
+    best = max(others, key=lambda name: float(others[name][headline].mean()))
+    shown = [f"basket.{name}@{headline.rpartition('@')[2]}" for name in NAMES]
     return {
         **{cell: figure["mean"] for cell, figure in seeds.items()},
-        "runs": means, "seeds": seeds, "intervals": spread(model), "baselines": table,
-        "differences": {"baseline": best, "cells": {
-            cell: {"mean": float(gap.mean[place]), "low": float(gap.low[place]),
-                   "high": float(gap.high[place])}
-            for place, cell in enumerate(names)}},
-        "scenarios": {name: {
-            "baskets": int(mine.sum()),
-            **{cell: float(model[cell][mine].mean()) for cell in shown},
-            "baselines": {rival: {cell: float(found[cell][mine].mean())
-                                  for cell in shown}
-                          for rival, found in others.items()}}
+        "runs": means, "seeds": seeds, "intervals": intervals(model),
+        "baselines": {name: {**_means(found), "intervals": intervals(found)}
+                      for name, found in others.items()},
+        "differences": {"baseline": best, "cells": drawn(
+            {cell: model[cell] - others[best][cell] for cell in model})},
+        "scenarios": {
+            name: {"baskets": int(mine.sum()), **_means(model, mine, shown),
+                   "baselines": {rival: _means(found, mine, shown)
+                                 for rival, found in others.items()}}
             for name, mine in _by_scenario(dataset, split, baskets).items()},
         "counts": {"baskets": len(baskets), "bought": len(baskets.item),
                    "users": len(np.unique(users)), "items": dataset.num_items,
@@ -194,6 +186,13 @@ def baseline_lists(dataset: Dataset, split: str, k: int) -> dict[str, np.ndarray
             "own frequency": baselines.own_frequency(events, targets, k),
             "own frequency, fading": baselines.own_frequency(
                 events, targets, k, fade=baselines.FADE)}
+
+
+def _means(found: Cells, rows: np.ndarray | None = None,
+           names: Sequence[str] | None = None) -> dict[str, float]:
+    """Mean of some cells over some rows; None: all of them."""
+    return {cell: float((found[cell] if rows is None else found[cell][rows]).mean())
+            for cell in names or found}
 
 
 def _users(dataset: Dataset, split: str, baskets: Baskets) -> np.ndarray:

@@ -73,7 +73,7 @@ def recommend_split(model: Generator, params: Any, dataset: Dataset, split: str,
         items.append(expand_items(found, leaves, limit=beams)[real])
         numbers.append(rows["rows"][real])
     lists, trees, rows_of = (np.concatenate(part) for part in (items, sids, numbers))
-    if dataset.by_basket:
+    if dataset.by_basket and asked is not None:
         wanted = np.flatnonzero(np.isin(asked, rows_of))
         place = np.searchsorted(rows_of, asked[wanted])  # answered in rising order
         lists, trees = lists[place], trees[place]
