@@ -12,18 +12,15 @@ import email.utils
 import hashlib
 import json
 import os
-import pathlib
 import random
-import sqlite3
 import time
-import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 from oxyrec_jax import llm
+from oxyrec_jax.answer_cache import AnswerCache, open_cache
 from oxyrec_jax.base import InputError
 
-_SCHEMA = 1
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0  # seconds, as the SDK
 FORMATS = ("text", "json_object")
 
@@ -79,7 +76,7 @@ class Chat:
     """An open connection to a server, and the cache of its answers; see `open_chat`."""
 
     def __init__(self, endpoint: llm.Endpoint, cfg: ChatConfig, client: Any,
-                 cache: "_AnswerCache | None"):
+                 cache: AnswerCache | None):
         self.endpoint, self.cfg = endpoint, cfg
         self._client, self._cache = client, cache
         self._path = endpoint.url.rstrip("/") + "/chat/completions"
@@ -102,7 +99,8 @@ class Chat:
 
     def recall(self, digest: bytes) -> str | None:
         """Returns an answer that the cache holds whole."""
-        return self._cache.get(digest) if self._cache else None
+        kept = self._cache.get([digest]) if self._cache else {}
+        return kept[digest].decode() if kept else None
 
     async def ask(self, system: str, user: str, *, once: str = "") -> Answer:
         """Asks the server, not the cache; a good answer is in the cache on return.
@@ -127,7 +125,7 @@ class Chat:
                 continue
             answer = _read(body, self.cfg.max_bytes)
             if answer.text is not None and self._cache:
-                self._cache.put(self.digest(system, user), answer.text)
+                self._cache.put({self.digest(system, user): answer.text.encode()})
             return dataclasses.replace(answer, retries=retries)
 
     async def _request(self, system: str, user: str, once: str) -> bytes:
@@ -207,7 +205,8 @@ async def open_chat(endpoint: llm.Endpoint, cfg: ChatConfig = ChatConfig(), *,
     if cfg.format not in FORMATS:
         raise InputError(f"the chat's format is {cfg.format!r}, expected one of "
                          f"{', '.join(FORMATS)}")
-    with _AnswerCache.open(cache) if cache else contextlib.nullcontext() as kept:
+    with (open_cache(cache, "answers", "text") if cache else
+          contextlib.nullcontext()) as kept:
         import openai  # half a second that runs without an endpoint need not spend
         headers = {"Authorization": f"Bearer {llm.read_key(endpoint)}",
                    "Content-Type": "application/json"}
@@ -272,58 +271,3 @@ def _asked_wait(error: Exception) -> float | None:
             return max(0.0, moment.timestamp() - time.time())
     except (ValueError, TypeError, OverflowError):
         return None
-
-
-class _AnswerCache:
-    """Digest to answer in SQLite."""
-
-    def __init__(self, path: pathlib.Path):
-        self.path = path
-        self.database = sqlite3.connect(path, timeout=30, isolation_level=None,
-                                        check_same_thread=False)
-
-    @classmethod
-    @contextlib.contextmanager
-    def open(cls, path: str | os.PathLike) -> Iterator["_AnswerCache"]:
-        with _named(pathlib.Path(path)):
-            cache = cls(pathlib.Path(path))
-        with contextlib.closing(cache.database):
-            with _named(cache.path):
-                cache.prepare()
-            yield cache
-
-    def prepare(self) -> None:
-        version = self.database.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, _SCHEMA):
-            raise InputError(f"{self.path} has schema version {version}, this release "
-                             f"reads {_SCHEMA}; delete it, it is only a cache")
-        self.database.execute("PRAGMA journal_mode=WAL")
-        self.database.execute("PRAGMA synchronous=NORMAL")
-        self.database.execute("PRAGMA wal_autocheckpoint=10000")  # each waits for disk
-        self.database.execute("CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY "
-                              "KEY, text BLOB, checksum INTEGER) WITHOUT ROWID")
-        self.database.execute(f"PRAGMA user_version={_SCHEMA}")
-
-    def get(self, key: bytes) -> str | None:
-        with _named(self.path):
-            row = self.database.execute(
-                "SELECT text, checksum FROM answers WHERE key = ?", (key,)).fetchone()
-        if row is None or zlib.crc32(key + row[0]) != row[1]:
-            return None
-        return row[0].decode()
-
-    def put(self, key: bytes, text: str) -> None:
-        stored = text.encode()
-        with _named(self.path):
-            self.database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)",
-                                  (key, stored, zlib.crc32(key + stored)))
-
-
-@contextlib.contextmanager
-def _named(path: pathlib.Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise InputError(f"{path} cannot be used as a cache of answers ({error}); free "
-                         "some disk, or delete the file: answers are then asked for "
-                         "again") from error

@@ -11,18 +11,14 @@ import hashlib
 import itertools
 import os
 import pathlib
-import sqlite3
 import urllib.parse
-import zlib
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from oxyrec_jax.answer_cache import open_cache
 from oxyrec_jax.base import InputError
-
-_SCHEMA = 1
-_KEYS_AT_ONCE = 500  # SQLite takes at most 999 parameters in older builds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +109,11 @@ async def embed_async(
     keys = [_digest(endpoint.model, dimension, text) if text else None
             for text in texts]
     wanted = {key: text for key, text in zip(keys, texts) if key is not None}
-    with _VectorCache.open(cache) if cache else contextlib.nullcontext() as store:
-        vectors = store.get(list(wanted)) if store else {}
+    with (open_cache(cache, "vectors", "vector") if cache else
+          contextlib.nullcontext()) as store:
+        kept = store.get(list(wanted)) if store else {}
+        vectors = {key: np.frombuffer(stored, "<f4").astype(np.float32)
+                   for key, stored in kept.items()}
         width = _one_length(endpoint, vectors, dimension)
         usage = Usage(texts=len(wanted), cached=len(vectors))
         advance(len(vectors))
@@ -124,7 +123,8 @@ async def embed_async(
             async for found, used in answers:
                 width = _one_length(endpoint, found, width)
                 if store:
-                    store.put(found)
+                    store.put({key: vector.astype("<f4").tobytes()
+                               for key, vector in found.items()})
                 vectors.update(found)
                 usage = _add(usage, used)
                 advance(len(found))
@@ -312,71 +312,3 @@ def _digest(model: str, dimension: int | None, text: str) -> bytes:
     digest = hashlib.sha256(repr((model, dimension)).encode())
     digest.update(text.encode())
     return digest.digest()
-
-
-class _VectorCache:
-    """Digest to vector in SQLite: a batch is written whole or not at all."""
-
-    def __init__(self, path: pathlib.Path):
-        self.path = path
-        self.database = sqlite3.connect(path, timeout=30, isolation_level=None)
-
-    @classmethod
-    @contextlib.contextmanager
-    def open(cls, path: str | os.PathLike) -> Iterator["_VectorCache"]:
-        with _named(pathlib.Path(path)):
-            cache = cls(pathlib.Path(path))
-        with contextlib.closing(cache.database):
-            with _named(cache.path):
-                cache.prepare()
-            yield cache
-
-    def prepare(self) -> None:
-        version = self.database.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, _SCHEMA):
-            raise InputError(f"{self.path} has schema version {version}, this release "
-                             f"reads {_SCHEMA}; delete it, it is only a cache")
-        self.database.execute("PRAGMA journal_mode=WAL")
-        self.database.execute("PRAGMA synchronous=NORMAL")
-        self.database.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY "
-                              "KEY, vector BLOB, checksum INTEGER) WITHOUT ROWID")
-        self.database.execute(f"PRAGMA user_version={_SCHEMA}")
-
-    def get(self, keys: list[bytes]) -> dict[bytes, np.ndarray]:
-        """Returns the vectors that are there and whole."""
-        found = {}
-        with _named(self.path):
-            for start in range(0, len(keys), _KEYS_AT_ONCE):
-                part = keys[start : start + _KEYS_AT_ONCE]
-                rows = self.database.execute(
-                    "SELECT key, vector, checksum FROM vectors WHERE key IN "
-                    f"({','.join('?' * len(part))})", part)
-                for key, vector, checksum in rows:
-                    if zlib.crc32(key + vector) == checksum:
-                        found[key] = np.frombuffer(vector, "<f4").astype(np.float32)
-        return found
-
-    def put(self, vectors: dict[bytes, np.ndarray]) -> None:
-        rows = []
-        for key, vector in vectors.items():
-            stored = vector.astype("<f4").tobytes()
-            rows.append((key, stored, zlib.crc32(key + stored)))
-        with _named(self.path):
-            self.database.execute("BEGIN IMMEDIATE")
-            try:
-                self.database.executemany(
-                    "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
-                self.database.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    self.database.execute("ROLLBACK")
-                raise
-
-
-@contextlib.contextmanager
-def _named(path: pathlib.Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise InputError(f"{path} cannot be used as a cache ({error}); free some disk, "
-                         "or delete the file: it can be made again") from error

@@ -16,7 +16,8 @@ ROWS = (
     ("errors",),  # all that the command line needs before a verb runs
     ("base", "stated"),
     ("artifacts", "progress", "huge_pages",  # wanted from the next row on
-     "compile_cache"),
+     "compile_cache", "transaction"),
+    ("answer_cache",),
     ("parallel", "profiling", "losses", "metrics", "llm"),
     ("chat",),
     ("data", "models", "thinking", "checkpoint"),

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from oxyrec_jax.base import InputError
+from oxyrec_jax.transaction import transaction
 
 _SCHEMA = 1
 _KEYS_AT_ONCE = 300  # of two values; SQLite takes at most 999 in older builds
@@ -133,15 +134,8 @@ class Journal:
 
     @contextlib.contextmanager
     def _step(self) -> Iterator[None]:
-        with self._turn, self._named():
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._database.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    self._database.execute("ROLLBACK")
-                raise
+        with self._turn, self._named(), transaction(self._database):
+            yield
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:

@@ -18,6 +18,7 @@ import pydantic
 
 from oxyrec_jax.base import InputError
 from oxyrec_jax.rewards.judge.aspects import ASPECTS
+from oxyrec_jax.transaction import transaction
 
 _SCHEMA = 1
 _KEYS_AT_ONCE = 300  # of two values; SQLite takes at most 999 in older builds
@@ -126,16 +127,9 @@ class RecordStore:
     def put_many(self, records: Iterable[Record]) -> None:
         """Writes records, all of them or none."""
         rows = [(one.judge, one.request, one.item, to_line(one)) for one in records]
-        with self._named():
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                self._database.executemany(
-                    "INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?)", rows)
-                self._database.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    self._database.execute("ROLLBACK")
-                raise
+        with self._named(), transaction(self._database):
+            self._database.executemany(
+                "INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?)", rows)
 
     def close(self) -> None:
         """Closes the file."""
