@@ -8,7 +8,6 @@ of late events and of clocks is ours.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from oxyrec_jax.base import InputError
@@ -116,15 +115,3 @@ class ChangedUsers:
 
     def _end(self, time: float) -> int:
         return (int(time // self.window) + 1) * self.window
-
-
-def changed_users(events: Iterable[tuple[str, float]], changed: ChangedUsers
-                  ) -> Iterator[Due]:
-    """Works through a log of (user, time), yielding windows as they end.
-
-    The log's own times are the clock, so that it should be about in order of time.
-    """
-    for user, time in events:
-        changed.add(user, time)
-        yield from changed.ended()
-    yield from changed.flush()

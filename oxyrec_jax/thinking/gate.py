@@ -112,11 +112,6 @@ def check_gate(cfg: GateConfig) -> None:
                          "expected more than 0, the shortest first")
 
 
-def looks_like_order(text: str) -> bool:
-    """Whether a text from outside seems to speak to a language model."""
-    return _is_order(_normal(text))
-
-
 def given(texts: Iterable[str]) -> Given:
     """Sorts a user's texts into what an answer may rest on and what may be an order."""
     good, odd = [_normal(text) for text in texts], []

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oxyrec_jax.base import InputError
-from oxyrec_jax.thinking.changes import ChangedUsers, changed_users
+from oxyrec_jax.thinking.changes import ChangedUsers
 
 
 def test_a_user_is_due_once_when_the_window_has_ended():
@@ -87,6 +87,10 @@ def test_a_log_in_order_gives_the_users_of_each_window(events):
     expected = {}
     for user, time in events:
         expected.setdefault((time // 300 + 1) * 300, []).append(user)
-    found = list(changed_users(events, ChangedUsers(300)))
+    changed, found = ChangedUsers(300), []
+    for user, time in events:
+        changed.add(user, time)
+        found += changed.ended()
+    found += changed.flush()
     assert [(mark, sorted(users)) for mark, users in found] == [
         (mark, sorted(set(users))) for mark, users in expected.items()]
