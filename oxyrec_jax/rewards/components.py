@@ -43,9 +43,7 @@ def token_hit_reward(codes: Array, wanted: Array, *, discount: float = 0.5) -> A
 
     Source: OxygenREC-v2, arXiv 2607.24255, geometric token-hit reward; g is ours.
     """
-    weights = discount ** jnp.arange(codes.shape[-1], dtype=jnp.float32)
-    right = (codes == wanted[:, None]).astype(jnp.float32)
-    return right @ weights / jnp.sum(weights)
+    return _share(codes == wanted[:, None], discount)
 
 
 def trajectory_reward(codes: Array, future: Array, real: Array, *,
@@ -67,9 +65,7 @@ def trajectory_reward(codes: Array, future: Array, real: Array, *,
     with its token-hit reward; one candidate against all later events, the best of them
     counting, and f are ours.
     """
-    weights = discount ** jnp.arange(codes.shape[-1], dtype=jnp.float32)
-    right = (codes[:, :, None] == future[:, None]).astype(jnp.float32)
-    hits = right @ weights / jnp.sum(weights)  # [B, G, H]
+    hits = _share(codes[:, :, None] == future[:, None], discount)  # [B, G, H]
     worth = fade ** jnp.arange(future.shape[1], dtype=jnp.float32)
     return jnp.max(jnp.where(real[:, None], hits * worth, 0), axis=-1)
 
@@ -139,6 +135,12 @@ def diversity_reward(candidates: Array, real: Array) -> Array:
                - jnp.sum(unit * unit, axis=-1))
     found = 1 - cosines / jnp.maximum(others, 1)
     return jnp.where(real & (others > 0), found, 0)
+
+
+def _share(right: Array, discount: float) -> Array:
+    """`[...]` float32: the share of `right` `[..., T]`, earlier codes counting more."""
+    weights = discount ** jnp.arange(right.shape[-1], dtype=jnp.float32)
+    return right.astype(jnp.float32) @ weights / jnp.sum(weights)
 
 
 def _unit(vectors: Array) -> Array:
