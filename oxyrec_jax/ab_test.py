@@ -1,8 +1,6 @@
 """`oxyrec abtest`: trained runs and rules as arms of an online test in the shop."""
 
-import calendar
 import dataclasses
-import datetime
 import logging
 import pathlib
 from collections.abc import Mapping
@@ -226,10 +224,9 @@ def _open(plan: Plan) -> _Opened:
                          "is meant; give --shop FOLDER")
     where = where / "data" if (where / "data").exists() else where
     dataset, built = load_dataset(where), shop.load_shop(where)
-    start = calendar.timegm(datetime.date.fromisoformat(built.cfg.start).timetuple())
     users = dataset.num_sequences if plan.users is None else plan.users
     slate = plan.slate or built.cfg.slate
-    return _Opened(dataset, built, slate, users, start)
+    return _Opened(dataset, built, slate, users, built.cfg.first_midnight)
 
 
 def _split(name: str) -> tuple[pathlib.Path, str]:

@@ -1,5 +1,6 @@
 """Every knob of the simulated shop."""
 
+import calendar
 import dataclasses
 import datetime
 
@@ -133,6 +134,11 @@ class ShopConfig:
         self._need("start", FIRST_YEAR <= first.year and last.year <= LAST_YEAR,
                    f"such that the log lies in the years {FIRST_YEAR} to {LAST_YEAR}, "
                    "whose festivals are known")
+
+    @property
+    def first_midnight(self) -> int:
+        """When the log begins, seconds since 1970."""
+        return calendar.timegm(datetime.date.fromisoformat(self.start).timetuple())
 
     def _need(self, name: str, fulfilled: bool, expected: str) -> None:
         if not fulfilled:

@@ -5,9 +5,7 @@ Profiles are what people told (`people.parquet`), searches what they typed
 any weather service and calendar says of that day. `needs.parquet` is not read.
 """
 
-import calendar
 import dataclasses
-import datetime
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,8 +50,7 @@ class Observed:
         cfg = ShopConfig(**dataset.manifest["config"])
         self._cities = knowledge.load_knowledge().cities
         self._days = contexts.build_contexts(cfg, self._cities)
-        first = datetime.date.fromisoformat(cfg.start)
-        self._start = calendar.timegm(first.timetuple())
+        self._start = cfg.first_midnight
         self._people = _people(dataset)
         names = [city.name for city in self._cities]
         self._city = [names.index(person.pop("city")) for person, _ in self._people]

@@ -1,9 +1,7 @@
 """Writes a simulated shop's log as a prepared data set, in chunks of people."""
 
-import calendar
 import contextlib
 import dataclasses
-import datetime
 import functools
 import os
 import pathlib
@@ -163,8 +161,7 @@ def _add_chunk(shop: Shop, out: dataset.DatasetWriter, write: Mapping[str, Any],
     """Adds some people's sequences, profiles and requests; returns columns, lengths."""
     place = np.searchsorted(numbers, requests.person)
     sequence = out.num_sequences + place
-    start = calendar.timegm(datetime.date.fromisoformat(shop.cfg.start).timetuple())
-    needs = shop.known.needs
+    start, needs = shop.cfg.first_midnight, shop.known.needs
     leaf, feature = (np.array([getattr(need, name) for need in needs])[requests.need]
                      for name in ("leaf", "feature"))
     query = queries.query_numbers(first_query, leaf, feature, requests.scenario,

@@ -14,23 +14,20 @@ was pursued.
 Source: the four aspects are those of S-GRec, arXiv 2602.10606; the labels are ours.
 """
 
-import calendar
-import datetime
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pyarrow.parquet as pq
 
 from oxyrec_jax.base import Array, InputError
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.data.shop import needs, simulate
+from oxyrec_jax.data.shop.log_moments import LogMoments
 from oxyrec_jax.data.shop.people import People
 from oxyrec_jax.data.shop.prepare import load_shop
-from oxyrec_jax.data.shop.response import (MEMORY, Moment, click_parts,
-                                           response_probabilities)
-from oxyrec_jax.data.shop.world import SCENARIOS, World
+from oxyrec_jax.data.shop.response import Moment, click_parts, response_probabilities
+from oxyrec_jax.data.shop.world import World
 from oxyrec_jax.rewards.judge.aspects import (ASPECTS, Judged, JudgeRequest, Spent,
                                               given_aspects)
 
@@ -54,21 +51,7 @@ class ShopTruth:
 
     def __init__(self, dataset: Dataset):
         self.shop = load_shop(dataset.folder)
-        start = datetime.date.fromisoformat(self.shop.cfg.start)
-        table = pq.read_table(dataset.folder / "requests.parquet",
-                              columns=["time", "scenario", "trigger", "need",
-                                       "sequence"])
-        names = table["scenario"].to_pylist()
-        self._scenario = np.array([SCENARIOS.index(name) for name in names], np.int32)
-        self._time, self._trigger, self._need, self._sequence = (
-            table[name].to_numpy() for name in ("time", "trigger", "need", "sequence"))
-        self._start = calendar.timegm(start.timetuple())
-        self._person = np.array([int(user.rsplit("-", 1)[1])
-                                 for user in dataset.user_ids()], np.int32)
-        self._offsets = np.asarray(dataset.offsets())
-        self._item, self._kind, self._request = (
-            np.asarray(dataset.column(name)) for name in
-            ("item", "behaviour", "request"))
+        self._log = LogMoments(dataset, self.shop.cfg)
 
     def judge(self, requests: Sequence[JudgeRequest], items: np.ndarray, *,
               evidence: bool = False) -> Judged:
@@ -106,7 +89,9 @@ class ShopTruth:
 
     def _part(self, numbers: np.ndarray, items: np.ndarray, rows: int
               ) -> dict[str, np.ndarray]:
-        people, moment = self._moments(np.resize(numbers, rows))
+        filled = np.resize(numbers, rows)
+        people = simulate.simulate_people(self.shop.world, self._log.person[filled])
+        moment = self._log.of(filled)
         wide = np.maximum(np.resize(items, (rows, items.shape[1])), 0)
         with jax.default_device(simulate.cpu_device()):
             found = _look(self.shop.world, people, moment, wide.astype(np.int32))
@@ -114,33 +99,11 @@ class ShopTruth:
                 for name, values in found.items()}
 
     def _number(self, request: JudgeRequest) -> int:
-        if not 0 <= request.number < len(self._need):
+        if not 0 <= request.number < len(self._log.need):
             raise InputError(f"{request.id} is no request of the simulated shop's log, "
                              "whose truth is known for these alone; take the judge "
                              "rules or llm")
         return request.number
-
-    def _moments(self, numbers: np.ndarray) -> tuple[People, Moment]:
-        """People and moments of requests of the log."""
-        owner = self._sequence[numbers]
-        people = simulate.simulate_people(self.shop.world, self._person[owner])
-        memory = np.full((3, len(numbers), MEMORY), -1, np.int32)
-        memory[1] = 0
-        for row, (number, sequence) in enumerate(zip(numbers, owner)):
-            begin, end = self._offsets[sequence], self._offsets[sequence + 1]
-            last = begin + np.searchsorted(self._request[begin:end], number)
-            part = slice(max(begin, last - MEMORY), last)
-            size = part.stop - part.start
-            memory[0, row, :size] = self._item[part][::-1]
-            memory[1, row, :size] = self._kind[part][::-1] + 1
-            memory[2, row, :size] = (self._time[self._request[part]]
-                                     - self._start)[::-1]
-        return people, Moment(
-            second=(self._time[numbers] - self._start).astype(np.int32),
-            scenario=self._scenario[numbers],
-            trigger=self._trigger[numbers].astype(np.int32),
-            need=self._need[numbers].astype(np.int32),
-            items=memory[0], kinds=memory[1], seconds=memory[2])
 
     def _evidence(self, requests: Sequence[JudgeRequest], items: np.ndarray,
                   seen: dict[str, np.ndarray]) -> np.ndarray:
@@ -148,7 +111,7 @@ class ShopTruth:
         found = np.full((*np.shape(items), len(ASPECTS)), "", object)
         for row, place in np.argwhere(np.asarray(items) >= 0).tolist():
             request = requests[row]
-            need = known.needs[int(self._need[request.number])]
+            need = known.needs[int(self._log.need[request.number])]
             leaf = known.leaves[int(catalogue.leaf[items[row][place]])].name
             is_so = {name: bool(seen[name][row, place]) for name in
                      ("wanted", "beside", "served", "seen", "leaf_seen")}
