@@ -133,11 +133,7 @@ class Generator(nn.Module):
     def code_states(self, batch: dict[str, Array], tables: ItemTables, *,
                     train: bool = False) -> tuple[Array, Array]:
         """What the codes are scored by, `[B, J, T, D]`, and the encoder's state."""
-        batch = self._with_retrieved(batch, tables)
-        memory = self.encode(batch, tables, train=train)
-        positions = batch["target_positions"]
-        state = jnp.take_along_axis(memory, positions[..., None], axis=1)
-        allowed = visible(batch["segments"], positions, causal=self.cfg.causal)
+        batch, memory, state, allowed = self._read(batch, tables, train)
         codes = tables.codes[batch["targets"]]
         x = self._decoder_input(self._prefix(batch, state, tables), state, codes,
                                 batch.get("hidden", jnp.ones(codes.shape, bool)))
@@ -262,11 +258,7 @@ class Generator(nn.Module):
           batch: what `reads` names, `target_positions` `[B, 1]`.
           tables: what is known of every item.
         """
-        batch = self._with_retrieved(batch, tables)
-        memory = self.encode(batch, tables)
-        positions = batch["target_positions"]
-        state = jnp.take_along_axis(memory, positions[..., None], axis=1)
-        seen = visible(batch["segments"], positions, causal=self.cfg.causal)
+        batch, memory, state, seen = self._read(batch, tables, False)
         prefix = self._prefix(batch, state, tables)
         keys = tuple(layer.project(memory) for layer in self.decoder)
         search = Search(keys, seen, state, prefix)
@@ -363,12 +355,17 @@ class Generator(nn.Module):
         keys = self.item_keys(tables) if tables.keys is None else tables.keys
         return choose_events(self.cfg.retrieval, query @ keys.T, batch["long_items"])
 
-    def _with_retrieved(self, batch: dict[str, Array], tables: ItemTables
-                        ) -> dict[str, Array]:
-        """The batch with the retrieved events before the recent ones."""
-        if not self.cfg.retrieval.events:
-            return batch
-        return sides.prepend(batch, self.retrieve(batch, tables), self.cfg.beside)
+    def _read(self, batch: dict[str, Array], tables: ItemTables, train: bool
+              ) -> tuple[dict[str, Array], Array, Array, Array]:
+        """The batch with the retrieved events before the recent ones, its encoded
+        histories, and of each target the state before it and what it may see."""
+        if self.cfg.retrieval.events:
+            batch = sides.prepend(batch, self.retrieve(batch, tables), self.cfg.beside)
+        memory = self.encode(batch, tables, train=train)
+        positions = batch["target_positions"]
+        state = jnp.take_along_axis(memory, positions[..., None], axis=1)
+        return batch, memory, state, visible(batch["segments"], positions,
+                                             causal=self.cfg.causal)
 
     def _decoder_input(self, prefix: Array, state: Array, codes: Array | None,
                        hidden: Array | None = None) -> Array:

@@ -155,16 +155,8 @@ def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
         mixed = ask(batch, jax.lax.stop_gradient(state), catalogue.tables, first,
                     own=True, method="mixture")
         log_probs = _expert_log_probs(model, catalogue, targets, scores, mixed, items)
-        found = jax.nn.logsumexp(mixed.log_weights + log_probs, axis=-1)
-        cost = (-jnp.expm1(cfg.gate_power * found) / cfg.gate_power if cfg.gate_power
-                else -found)
-        gate = every & kept_for_gate
-        seen = jnp.sum(gate, dtype=jnp.float32)
-        terms["mixture"] = _averaged(-found, gate, seen)
-        terms["gate"] = _averaged(cost, gate, seen)
-        for place, name in enumerate(expert_names(model)):
-            terms[f"weight_{name}"] = _averaged(
-                jnp.exp(mixed.log_weights[..., place]), gate, seen)
+        terms |= _gate_terms(model, mixed, log_probs, every & kept_for_gate,
+                             cfg.gate_power)
         total = total + terms["gate"].total
     return Weighted(total, count), terms
 
@@ -173,6 +165,26 @@ def expert_names(model: Generator) -> tuple[str, ...]:
     """The experts that the model mixes, in the order of `Mixture.log_weights`."""
     return ("codes", *(("memory",) if model.cfg.memory else ()),
             *(("items",) if model.cfg.item_head else ()))
+
+
+def _gate_terms(model: Generator, mixed: Mixture, log_probs: Array, kept: Array,
+                power: float) -> dict[str, Weighted]:
+    """The mixture's likelihood, the loss of its weights, and the weights themselves.
+
+    Args:
+      model: the network.
+      mixed: of its experts.
+      log_probs: `[B, J, E]`, nats: each target's under each expert.
+      kept: `[B, J]` bool, the targets that weights learn from.
+      power: q.
+    """
+    found = jax.nn.logsumexp(mixed.log_weights + log_probs, axis=-1)
+    cost = -jnp.expm1(power * found) / power if power else -found
+    seen = jnp.sum(kept, dtype=jnp.float32)
+    shares = {f"weight_{name}": jnp.exp(mixed.log_weights[..., place])
+              for place, name in enumerate(expert_names(model))}
+    return {name: _averaged(values, kept, seen) for name, values in
+            {"mixture": -found, "gate": cost, **shares}.items()}
 
 
 def _expert_log_probs(model: Generator, catalogue: Catalogue, targets: Array,
