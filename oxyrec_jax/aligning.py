@@ -150,7 +150,7 @@ def _judge(space: Workspace, ready: Ready) -> Judge | None:
 
 
 def _digests(cfg: AlignConfig) -> dict[str, Any]:
-    """What the ranking model and the judge were when a run began."""
+    """What the ranking model was when a run began; a judge is not told apart."""
     found = {}
     if cfg.ranker:
         base = open_workspace(pathlib.Path(cfg.ranker), None)

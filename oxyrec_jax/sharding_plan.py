@@ -150,7 +150,8 @@ def _on_device(tree: Any) -> int:
 
 
 def _leaf_bytes(leaf: jax.ShapeDtypeStruct) -> int:
-    assert leaf.sharding is not None
+    if leaf.sharding is None:
+        raise ValueError(f"{leaf} has no sharding, expected one laid on the mesh")
     return (math.prod(leaf.sharding.shard_shape(leaf.shape))
             * np.dtype(leaf.dtype).itemsize)
 

@@ -12,7 +12,6 @@ from oxyrec_jax.data.dataset import Dataset, Shard
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 _BLOCK_EVENTS = 1 << 22  # ours: some 150 MiB while repeats are counted
 _CURVE_POINTS = 60
-_NO_BEHAVIOUR = "event"
 
 
 def log_statistics(log: Dataset) -> dict[str, Any]:

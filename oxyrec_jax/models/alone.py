@@ -6,8 +6,6 @@ import jax.numpy as jnp
 from oxyrec_jax.base import Array
 from oxyrec_jax.models import layers
 
-_FORBIDDEN = -1e30
-
 
 def attend_alone(query: Array, key: Array, value: Array, bias: Array, allowed: Array,
                  *, own: Array) -> Array:
@@ -29,7 +27,7 @@ def attend_alone(query: Array, key: Array, value: Array, bias: Array, allowed: A
     scale = query.shape[-1] ** -0.5
     others = jnp.matmul(asked, key[:, :, :size].swapaxes(-1, -2)).astype(jnp.float32)
     others = jnp.where(allowed[:, :, -1:], others * scale + bias[:, :, -1:],
-                       _FORBIDDEN)
+                       layers.FORBIDDEN)
     self_score = jnp.sum(asked * ours, axis=-1, dtype=jnp.float32) * scale + own
     weights = jax.nn.softmax(
         jnp.concatenate([others, self_score[..., None]], axis=-1), axis=-1)

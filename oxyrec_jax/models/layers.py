@@ -17,7 +17,7 @@ from flax import linen as nn
 from oxyrec_jax.base import Array
 
 _ONE_HOT_ROWS = 64  # ours: above, a look-up and its scatter are cheaper on CPU
-_FORBIDDEN = -1e30  # finite, so that a row without any allowed key stays free of NaN
+FORBIDDEN = -1e30  # finite, so that a row without any allowed key stays free of NaN
 
 
 def axes(init: nn.initializers.Initializer, *names: str) -> nn.initializers.Initializer:
@@ -192,7 +192,7 @@ def attend(query: Array, key: Array, value: Array, bias: Array,
     """
     scores = jnp.matmul(query, key.swapaxes(-1, -2)).astype(jnp.float32)
     scores = scores * (query.shape[-1] ** -0.5) + bias
-    weights = jax.nn.softmax(jnp.where(allowed, scores, _FORBIDDEN), axis=-1)
+    weights = jax.nn.softmax(jnp.where(allowed, scores, FORBIDDEN), axis=-1)
     return jnp.matmul(weights.astype(value.dtype), value)
 
 
