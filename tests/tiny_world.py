@@ -13,6 +13,8 @@ from oxyrec_jax.data import dataset, schema
 from oxyrec_jax.models.generator import Generator, ItemTables, ModelConfig
 from oxyrec_jax.models.memory import count_successors
 from oxyrec_jax.tokenizer.catalogue import make_catalogue
+from oxyrec_jax.train import step as step_lib
+from oxyrec_jax.train.objective import ObjectiveConfig
 
 SMALL = ModelConfig(width=16, heads=2, head_width=8, mlp_width=24, encoder_layers=1,
                     decoder_layers=1, buckets=8, max_distance=20, dropout=0.0)
@@ -109,10 +111,34 @@ def make_params(model, tables, *, seed=0, scale=1.0):
     return jax.tree.map(jnp.asarray, tree)
 
 
+@functools.partial(jax.jit, static_argnums=0, static_argnames="method")
+def forward(model, params, *args, method=None):
+    """What a network, or a method of it, answers: one program for each model."""
+    return model.apply({"params": params}, *args, method=method)
+
+
+def init_params(model, *args, seed=0):
+    """The parameters as a network draws them, unboxed."""
+    return nn.meta.unbox(jax.jit(model.init)(jax.random.key(seed), *args)["params"])
+
+
+def make_step(model, cfg, mesh, batch, *, items=30, objective=ObjectiveConfig()):
+    """The jitted step on a mesh, its first state, the batch and the items there."""
+    catalogue = jax.device_put(make_items(items)[0], parallel.replicated(mesh))
+    optimizer = step_lib.make_optimizer(cfg, 20)
+    batch = parallel.global_batch(batch, mesh)
+    state, shardings = step_lib.init_state(model, optimizer, batch, catalogue, mesh,
+                                           seed=0, ema=bool(cfg.ema))
+    step = step_lib.make_train_step(model, optimizer, cfg, objective, mesh, shardings,
+                                    seed=0)
+    return step, state, batch, catalogue
+
+
 def one_device():
     """A mesh of the first device alone."""
     return parallel.make_mesh(devices=jax.devices()[:1])
 
 
-__all__ = ["SMALL", "WIDTHS", "ItemTables", "make_batch", "make_codes", "make_dataset",
-           "make_items", "make_model", "make_params", "one_device", "successors_of"]
+__all__ = ["SMALL", "WIDTHS", "ItemTables", "forward", "init_params", "make_batch",
+           "make_codes", "make_dataset", "make_items", "make_model", "make_params",
+           "make_step", "one_device", "successors_of"]

@@ -1,9 +1,7 @@
 """Recall of what is retrieved: by hand, against brute force, beside its controls."""
 
-import jax
 import numpy as np
 import pytest
-from flax import linen as nn
 
 import tiny_world
 from oxyrec_jax.data import dataset, pipeline, schema
@@ -58,8 +56,7 @@ def world(tmp_path_factory):
     batches = pipeline.eval_batches(log, "test", batch=24, history=HISTORY, long=LONG,
                                     columns=model.columns)
     batch = next(iter(batches))
-    params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), batch,
-                                               catalogue.tables))["params"]
+    params = tiny_world.init_params(model, batch, catalogue.tables)
     return model, params, log, catalogue.tables, batch
 
 
@@ -73,8 +70,8 @@ def found(world):
 def test_every_figure_is_that_of_brute_force(world, found):
     """Oracle: Python over the events of each user, one by one."""
     model, params, log, tables, batch = world
-    kept = np.asarray(model.apply({"params": params}, batch, tables,
-                                  method="retrieve"))
+    kept = np.asarray(tiny_world.forward(model, params, batch, tables,
+                                         method="retrieve"))
     offsets, items = log.offsets(), log.column("item").tolist()
     codes = np.asarray(tables.codes).tolist()
     assert found.labels == ("category", "sid1", "sid2", "sid3")

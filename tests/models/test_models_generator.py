@@ -28,8 +28,7 @@ def world(*, features=0, **options):
 
 
 def logits_of(model, params, batch, tables):
-    logits, state = jax.jit(lambda batch: model.apply({"params": params}, batch,
-                                                      tables))(batch)
+    logits, state = tiny_world.forward(model, params, batch, tables)
     return np.concatenate([np.asarray(level) for level in logits], -1), state
 
 
@@ -178,8 +177,7 @@ def test_item_scores_are_products_with_the_input_vectors():
     targets = np.array([[4, 0, 29], [7, 7, 1]])
 
     def ask(*args, method):
-        return np.asarray(jax.jit(lambda args: model.apply(
-            {"params": params}, *args, method=method))(args))
+        return np.asarray(tiny_world.forward(model, params, *args, method=method))
     every = ask(state, catalogue.tables, method="item_scores")
     codes = np.asarray(catalogue.tables.codes) + np.array(model.starts)
     own = jax.tree.map(np.asarray, params)
@@ -197,7 +195,7 @@ def test_own_scores_are_as_exact_as_item_scores_in_bfloat16():
     model, catalogue, params = world(item_head=True)
     state = jnp.asarray(np.random.default_rng(0).normal(size=(1, 30, 16)), jnp.bfloat16)
     every, own = (
-        model.apply({"params": params}, *args, catalogue.tables, method=method)
+        tiny_world.forward(model, params, *args, catalogue.tables, method=method)
         for args, method in (((state,), "item_scores"),
                              ((state, np.arange(30)[None]), "own_scores")))
     np.testing.assert_allclose(own[0], jnp.diagonal(every[0]), rtol=1e-4, atol=1e-4)

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 import tiny_world
 from oxyrec_jax.base import InputError
@@ -30,13 +29,12 @@ def world(placement="right", tokens=1, **options):
     batch["target_instruction"][0, 0] = 0
     for name in model.cfg.sides:
         batch[name] = (10.0 ** rng.uniform(-1, 5, shape)).astype(np.float32)
-    params = model.init(jax.random.key(0), batch, catalogue.tables)["params"]
-    return model, catalogue, nn.meta.unbox(params), batch
+    params = tiny_world.init_params(model, batch, catalogue.tables)
+    return model, catalogue, params, batch
 
 
 def logits_of(model, params, batch, tables):
-    logits, _ = jax.jit(lambda p, b: model.apply({"params": p}, b, tables))(params,
-                                                                            batch)
+    logits, _ = tiny_world.forward(model, params, batch, tables)
     return np.concatenate([np.asarray(level) for level in logits], -1)
 
 
@@ -131,10 +129,10 @@ def test_the_length_of_a_texts_vector_says_nothing():
                               6)
     vectors = np.random.default_rng(3).normal(size=(2, 3, WIDE)).astype(np.float32)
     vectors[0, 0] = 0
-    params = stirred(nn.meta.unbox(module.init(
-        jax.random.key(0), {"target_instruction": vectors}, None))["params"])
-    found = {scale: np.asarray(module.apply(
-        {"params": params}, {"target_instruction": np.float32(scale) * vectors}, None))
+    params = stirred(tiny_world.init_params(module, {"target_instruction": vectors},
+                                            None))
+    found = {scale: np.asarray(tiny_world.forward(
+        module, params, {"target_instruction": np.float32(scale) * vectors}, None))
         for scale in (1, 0.01, 100, -1)}
     np.testing.assert_allclose(found[0.01], found[1], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found[100], found[1], rtol=1e-5, atol=1e-6)
@@ -159,10 +157,10 @@ def test_two_tokens_keep_apart_what_they_say(told, first, second):
     def tokens(batch):
         rows = np.take_along_axis(items, np.maximum(batch["target_trigger"], 0)
                                   [..., None], axis=1)
-        return np.asarray(module.apply({"params": params}, batch, rows))
+        return np.asarray(tiny_world.forward(module, params, batch, rows))
     shape = batch["targets"].shape
-    params = stirred(nn.meta.unbox(module.init(
-        jax.random.key(0), batch, np.zeros((*shape, 6), np.float32)))["params"])
+    params = stirred(tiny_world.init_params(module, batch,
+                                            np.zeros((*shape, 6), np.float32)))
     before = tokens(batch)
     changes = {"target_scenario": (batch["target_scenario"] + 1) % 3,
                "target_trigger": (batch["target_trigger"] + 2) % 30,

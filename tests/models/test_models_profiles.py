@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from flax import linen as nn
 
 import tiny_world
 from oxyrec_jax.models import sides
@@ -26,8 +25,7 @@ def world():
     who = np.array([[0, 0, 0, 1, 1, 3], [2, 2, 2, 2, 2, 2]])
     batch |= {"profile": people[who],
               "hour": np.full(who.shape, 5, np.float32)}
-    params = nn.meta.unbox(model.init(jax.random.key(0), batch, catalogue.tables)
-                           )["params"]
+    params = tiny_world.init_params(model, batch, catalogue.tables)
     zero = params["side_in"]["profile_vectors"], params["side_in"]["nobody"]
     assert not any(np.asarray(table).any() for table in zero)
     rng = np.random.default_rng(0)

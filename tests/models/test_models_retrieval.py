@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,8 +37,7 @@ def world(**options):
              "target_scenario": rng.integers(0, 3, (4, 1)).astype(np.int8)}
     batch["long_items"][1, 2:] = -1
     batch["long_items"][2] = -1
-    params = nn.meta.unbox(model.init(jax.random.key(0), batch, catalogue.tables)
-                           )["params"]
+    params = tiny_world.init_params(model, batch, catalogue.tables)
     return model, catalogue, params, batch
 
 
@@ -83,9 +81,9 @@ def test_only_what_is_kept_is_read():
     model, catalogue, params, batch = world()
 
     def run(batch):
-        logits, _ = model.apply({"params": params}, batch, catalogue.tables)
-        kept = model.apply({"params": params}, batch, catalogue.tables,
-                           method="retrieve")
+        logits, _ = tiny_world.forward(model, params, batch, catalogue.tables)
+        kept = tiny_world.forward(model, params, batch, catalogue.tables,
+                                  method="retrieve")
         return np.concatenate([np.asarray(level) for level in logits], -1), kept
     before, kept = run(batch)
     kept = np.asarray(kept)
@@ -104,10 +102,10 @@ def test_only_what_is_kept_is_read():
 
 def test_keys_given_in_advance_are_those_computed():
     model, catalogue, params, batch = world()
-    keys = model.apply({"params": params}, catalogue.tables, method="item_keys")
+    keys = tiny_world.forward(model, params, catalogue.tables, method="item_keys")
     np.testing.assert_allclose(np.linalg.norm(keys, axis=-1), 1, rtol=1e-5)
     ready = dataclasses.replace(catalogue.tables, keys=keys)
-    one, other = (model.apply({"params": params}, batch, tables, method="retrieve")
+    one, other = (tiny_world.forward(model, params, batch, tables, method="retrieve")
                   for tables in (catalogue.tables, ready))
     np.testing.assert_array_equal(one, other)
 

@@ -122,13 +122,8 @@ def trained(scan):
     cfg = step_lib.OptimizerConfig(learning_rate=0.02, warmup=0)
     model = tiny_world.make_model(**DEEP, moe=dataclasses.replace(
         EXPERTS, capacity_factor=0.0), remat="dots", scan=scan)
-    catalogue = jax.device_put(tiny_world.make_items()[0], parallel.replicated(mesh))
-    optimizer = step_lib.make_optimizer(cfg, 20)
-    batch = parallel.global_batch(tiny_world.make_batch(8, 6), mesh)
-    state, shardings = step_lib.init_state(model, optimizer, batch, catalogue, mesh,
-                                           seed=0, ema=False)
-    step = step_lib.make_train_step(model, optimizer, cfg, ObjectiveConfig(), mesh,
-                                    shardings, seed=0)
+    step, state, batch, catalogue = tiny_world.make_step(
+        model, cfg, mesh, tiny_world.make_batch(8, 6))
     compiled = step.lower(state, batch, catalogue).compile()
     losses = []
     for _ in range(2):

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import linen as nn
 
 import tiny_world
 from oxyrec_jax.base import InputError
@@ -38,9 +37,9 @@ def world():
              "target_instruction": np.zeros((2, 1, 6), np.float32),
              "told": rng.normal(size=(2, 1, 6)).astype(np.float32)}
     batch = jax.tree.map(jnp.asarray, batch)
-    drawn = nn.meta.unbox(model.init(jax.random.key(0), batch, catalogue.tables))
     params = jax.tree.map(lambda leaf: leaf + jnp.asarray(
-        rng.normal(0, 0.2, leaf.shape), jnp.float32), drawn["params"])
+        rng.normal(0, 0.2, leaf.shape), jnp.float32),
+        tiny_world.init_params(model, batch, catalogue.tables))
     return model, catalogue, params, batch
 
 
@@ -56,8 +55,9 @@ def experience(items, rewards):
 def test_distributions_hold_the_probabilities_of_the_codes():
     model, catalogue, params, batch = world()
     items = jnp.array([[0, 5, 11], [4, 9, 2]])
-    each = rollout.code_log_probs(model, params, batch, catalogue, items)
-    whole = rollout.code_distributions(model, params, batch, catalogue, items)
+    each, whole = (jax.jit(read, static_argnums=0)(
+        model, params, batch, catalogue, items)
+        for read in (rollout.code_log_probs, rollout.code_distributions))
     assert [level.shape[:2] for level in whole] == [(2, 1), (2, 3), (2, 3)]
     for level, found in enumerate(whole):
         np.testing.assert_allclose(np.exp(found).sum(-1), 1, rtol=1e-5)
