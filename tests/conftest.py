@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import importlib.metadata
 import importlib.util
 import os
 import pathlib
@@ -12,6 +13,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Compiling is most of the suite's time, and nearly every program runs a few times on a
 # few numbers. Processes that tests start inherit it; `optimised` turns it off.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+# Two thirds of what is left is spent on XLA's newer code for fused loops, which from
+# 0.12 on cannot be turned off.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 # Commands that tests start leave the user's own folder of programs alone: all processes
 # of a run of the tests share one, for as long as it lasts. It is not locked, for a lock
 # costs more with each program that is kept; one that is read half-written is compiled.
@@ -74,7 +79,8 @@ def load_file():
 
 @pytest.fixture
 def optimised():
-    """Programs as they are outside of tests, for what depends on how they compile."""
+    """Programs as optimised as outside of tests, for what depends on how they compile.
+    """
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
