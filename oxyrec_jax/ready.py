@@ -134,7 +134,8 @@ def text_vectors(space: Workspace, dataset: Dataset) -> np.ndarray | None:
 
 def _memory_tables(space: Workspace, dataset: Dataset) -> dict[str, Any]:
     """What the memory asks, by `make_catalogue`'s names; nothing without a memory."""
-    cfg, tables = space.cfg.model, {}
+    cfg = space.cfg.model
+    tables: dict[str, Any] = {}
     if cfg.memory and dataset.by_basket:
         raise InputError("model.memory counts what followed item after item, and the "
                          f"baskets of {space.data} are sets; set model.memory=false")

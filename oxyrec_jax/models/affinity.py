@@ -61,7 +61,7 @@ class Crossing(nn.Module):
     Attributes:
       heads: H.
       rank: factors of each head.
-      profile: rows of the table of profiles; 0: they are not read.
+      profile: rows of the table of profiles.
     """
 
     heads: int
@@ -76,14 +76,14 @@ class Crossing(nn.Module):
         Args:
           state: `[B, D]`, what the context knows.
           item: `[B, G, D]`, what is known of the items.
-          profile: `[B, C]` int32 rows, -1 for none; asked for where profiles are read.
+          profile: `[B, C]` int32 rows, -1 for none; None: they are not read.
 
         Returns:
           `[B, G, H]` float32.
         """
         size = self.heads * self.rank
         own = layers.Linear(size, ("embed", "one"), name="context")(state)
-        if self.profile:
+        if profile is not None:
             table = self.param(
                 "profile", layers.axes(nn.initializers.normal(_SPREAD), "one", "one"),
                 (self.profile, size), jnp.float32)
