@@ -39,8 +39,8 @@ def requests(targets=None):
 
 def test_logits_depend_on_the_history_and_not_on_the_codes(world):
     model, catalogue, _, params = world
-    logits, _ = model.apply({"params": params}, requests(range(ITEMS)),
-                            catalogue.tables)
+    logits, _ = tiny_world.forward(model, params, requests(range(ITEMS)),
+                                   catalogue.tables)
     for rows in logits:
         np.testing.assert_allclose(rows, np.broadcast_to(rows[:, :1], rows.shape),
                                    rtol=1e-5, atol=1e-5)
@@ -50,7 +50,7 @@ def test_logits_depend_on_the_history_and_not_on_the_codes(world):
 def test_the_search_is_exact_over_all_items(world):
     model, catalogue, leaves, params = world
     found = recommend(model, params, requests(), catalogue, beams=ITEMS)
-    logits, _ = model.apply({"params": params}, requests([0]), catalogue.tables)
+    logits, _ = tiny_world.forward(model, params, requests([0]), catalogue.tables)
     codes = np.asarray(catalogue.tables.codes)
     np.testing.assert_allclose(np.exp(found.log_probs).sum(1), 1, rtol=1e-5)
     for row, item in itertools.product(range(2), range(ITEMS)):
@@ -69,7 +69,8 @@ def test_rollouts_score_codes_as_the_search_does(world):
     model, catalogue, leaves, params = world
     found = recommend(model, params, requests(), catalogue, beams=4)
     items = rollout.first_items(leaves)[found.leaves]
-    scores = rollout.code_log_probs(model, params, requests(), catalogue, items)
+    scores = jax.jit(rollout.code_log_probs, static_argnums=0)(
+        model, params, requests(), catalogue, items)
     np.testing.assert_allclose(jnp.sum(scores, axis=-1), found.log_probs,
                                rtol=1e-5, atol=1e-5)
 

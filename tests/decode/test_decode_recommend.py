@@ -108,7 +108,7 @@ def test_without_experts_the_decoder_alone_answers():
     codes = np.asarray(catalogue.tables.codes)
     batch = {**requests(), "targets": np.tile(np.arange(ITEMS, dtype=np.int32), (3, 1)),
              "target_positions": np.repeat(requests()["target_positions"], ITEMS, 1)}
-    logits, _ = model.apply({"params": params}, batch, catalogue.tables)
+    logits, _ = tiny_world.forward(model, params, batch, catalogue.tables)
     for row, item in itertools.product(range(3), range(ITEMS)):
         expected = 0.0
         for level in range(3):  # softmax over the codes that some item has there
