@@ -1,26 +1,19 @@
 """The next basket: rows of the table differ where they say; a toy runs and resumes."""
 
 import dataclasses
-import importlib.util
 import json
-import pathlib
 
 import numpy as np
 import pytest
 
 from oxyrec_jax.base import InputError
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 HEAD = "user\titem\tts\tbasket\tquantity\tsales_value"
 
 
 @pytest.fixture(scope="module")
-def lib():
-    path = ROOT / "experiments" / "completejourney.py"
-    spec = importlib.util.spec_from_file_location("completejourney_experiment", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def lib(load_file):
+    return load_file("experiments/completejourney.py")
 
 
 def test_the_networks_differ_in_what_they_are_told_alone(lib):
@@ -61,6 +54,6 @@ def test_a_toy_of_the_told_network_and_its_alignment(lib, tmp_path, monkeypatch)
     monkeypatch.setattr(lib, "recommend_split", None)  # all is there already
     again = lib.table_of(tmp_path / "work", [lib.TOLD, lib.ALIGNED],
                          (*lib.TOY, *settings))
-    assert "told, aligned for spend + own" in lib.show(again)
+    assert "| aligned + own frequency |" in lib.show(again)
     assert again["rows"][names[1]]["runs"]["seed0"]["basket.recall@10"] == found[
         names[1]]["recall@10"][0]
