@@ -10,7 +10,6 @@ import tiny_world
 from oxyrec_jax import parallel
 from oxyrec_jax.models.moe import MoEConfig
 from oxyrec_jax.train import step as step_lib
-from oxyrec_jax.train.objective import ObjectiveConfig
 
 EXPERTS = MoEConfig(experts=4, top_k=2, mlp_width=8)
 ROUTER = {f"router_{name}" for name in ("balance", "z", "entropy", "dropped",
@@ -23,13 +22,8 @@ def curve(experts, sizes=(1,), steps=2):
     mesh = parallel.make_mesh(parallel.MeshConfig(*sizes), devices)
     cfg = step_lib.OptimizerConfig(learning_rate=0.02, warmup=0)
     model = tiny_world.make_model(moe=experts, item_embedding=False)
-    catalogue = jax.device_put(tiny_world.make_items()[0], parallel.replicated(mesh))
-    optimizer = step_lib.make_optimizer(cfg, 20)
-    batch = parallel.global_batch(tiny_world.make_batch(8, 6), mesh)
-    state, shardings = step_lib.init_state(model, optimizer, batch, catalogue, mesh,
-                                           seed=0, ema=False)
-    step = step_lib.make_train_step(model, optimizer, cfg, ObjectiveConfig(), mesh,
-                                    shardings, seed=0)
+    step, state, batch, catalogue = tiny_world.make_step(
+        model, cfg, mesh, tiny_world.make_batch(8, 6))
     rows = []
     for _ in range(steps):
         state, figures = step(state, batch, catalogue)

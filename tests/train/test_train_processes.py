@@ -98,7 +98,7 @@ def goes_on_in_one_process(data, work, monkeypatch):
 
 KILLS = int(os.environ.get("OXYREC_TEST_KILLS", "1"))  # 20 by hand
 PATIENCE, WAIT = 5, 40
-LONG = {"steps": 40, "checkpoint_every": 2, "evaluate_every": 20}
+LONG = {"steps": 24, "checkpoint_every": 2, "evaluate_every": 12}
 
 
 def both(data, work):

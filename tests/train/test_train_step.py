@@ -11,7 +11,6 @@ import tiny_world
 from oxyrec_jax import parallel
 from oxyrec_jax.base import InputError
 from oxyrec_jax.train import step as step_lib
-from oxyrec_jax.train.objective import ObjectiveConfig
 from oxyrec_jax.train.step import OptimizerConfig
 
 STEPS = 4
@@ -21,16 +20,11 @@ def curve(cfg, *, mesh=None, steps=STEPS, rows=8, same_batch=False, **options):
     """Losses of a few steps, the last state, and how often the step compiled."""
     mesh = mesh or tiny_world.one_device()
     model = tiny_world.make_model(**options)
-    catalogue, _ = tiny_world.make_items()
-    catalogue = jax.device_put(catalogue, parallel.replicated(mesh))
-    optimizer = step_lib.make_optimizer(cfg, 20)
+    step, state, _, catalogue = tiny_world.make_step(
+        model, cfg, mesh, tiny_world.make_batch(rows, seed=0))
     batches = [parallel.global_batch(
         tiny_world.make_batch(rows, seed=0 if same_batch else number), mesh)
         for number in range(steps)]
-    state, shardings = step_lib.init_state(model, optimizer, batches[0], catalogue,
-                                           mesh, seed=0, ema=bool(cfg.ema))
-    step = step_lib.make_train_step(model, optimizer, cfg, ObjectiveConfig(), mesh,
-                                    shardings, seed=0)
     rows = []
     for batch in batches:
         state, figures = step(state, batch, catalogue)
