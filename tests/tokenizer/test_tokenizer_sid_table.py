@@ -16,12 +16,7 @@ from oxyrec_jax.tokenizer import trie as tries
 from oxyrec_jax.tokenizer.embeddings import EmbeddingConfig
 from oxyrec_jax.tokenizer.quality_gate import GateConfig
 from oxyrec_jax.tokenizer.sources import SourceConfig
-from toy_catalogue import CFG, HASHED, build_toy, make_dataset, make_texts
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("toy") / "data", make_texts())
+from toy_catalogue import CFG, HASHED, build_toy, make_dataset
 
 
 @pytest.fixture(scope="module")
