@@ -200,9 +200,7 @@ def foundations(workdir: pathlib.Path, seeds: Sequence[int], users: int
                 ) -> tuple[workspace.Workspace, workspace.Workspace]:
     """The pre-trained model and the ranking model, trained or read back."""
     base = workflow.open_workspace(workdir / "pre-trained", base_config(seeds, users))
-    if not base.semantic_ids.exists():
-        workflow.prepare(base)
-        workflow.tokenize(base)
+    workflow.prepare_and_tokenize(base)
     workflow.train(base)
     cfg = config.load_experiment(pathlib.Path(__file__).with_name("ranker.py"))
     cfg = dataclasses.replace(cfg, data=base.cfg.data, tokenizer=base.cfg.tokenizer,

@@ -221,9 +221,7 @@ def trained(workdir: pathlib.Path, cfg: Experiment) -> workflow.Workspace:
     space = workflow.open_workspace(workdir / digest, cfg)
     shop = workdir / f"shop-{artifacts.value_digest(repr(cfg.data))[:12]}"
     first = workflow.open_workspace(shop, cfg)
-    if not first.semantic_ids.exists():
-        workflow.prepare(first)
-        workflow.tokenize(first)
+    workflow.prepare_and_tokenize(first)
     workflow.train(workspace.share(space, first))
     return space
 

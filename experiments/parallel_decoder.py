@@ -85,10 +85,7 @@ def table_of(workdir: pathlib.Path, *, steps: int, seeds: Sequence[int], toy: bo
     """Trains, evaluates and times every row, or what is left of it."""
     base = workflow.open_workspace(
         workdir / "base", get_config("sequential", steps=steps, seeds=seeds, toy=toy))
-    if not base.data.exists():
-        workflow.prepare(base)
-    if not base.semantic_ids.exists():
-        workflow.tokenize(base)
+    workflow.prepare_and_tokenize(base)
     unit, found = 0.0, {}
     for row in ROWS:
         cfg = get_config(TRAINED[row], steps=steps, seeds=seeds, toy=toy)

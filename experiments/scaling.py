@@ -180,10 +180,7 @@ def table_of(workdir: pathlib.Path, widths: Sequence[int], *, steps: int,
     configs = {width: config.with_settings(config_of(width, steps=steps), settings)
                for width in widths}
     base = workflow.open_workspace(workdir / "shop", configs[widths[0]])
-    if not base.data.exists():
-        workflow.prepare(base)
-    if not base.semantic_ids.exists():
-        workflow.tokenize(base)
+    workflow.prepare_and_tokenize(base)
     cells: dict[str, dict[str, list[Any]]] = {}
     for width, cfg in configs.items():
         space = workspace.share(workflow.open_workspace(workdir / f"width{width}", cfg),

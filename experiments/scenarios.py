@@ -259,10 +259,7 @@ def table_of(workdir: pathlib.Path, cfg: Experiment, *, samples: int = 1000
              ) -> dict[str, Any]:
     """Runs everything, or what is left of it; returns `summary` with the compute."""
     base = workflow.open_workspace(workdir / "base", cfg)
-    if not base.data.exists():
-        workflow.prepare(base)
-    if not base.semantic_ids.exists():
-        workflow.tokenize(base)
+    workflow.prepare_and_tokenize(base)
     dataset = load_dataset(base.data)
     tested = len(dataset.targets("test"))
     ranks = {row: np.full((len(cfg.seeds), tested), _UNASKED, np.int32)

@@ -148,10 +148,7 @@ def row(folder: pathlib.Path, cfg: Experiment, *, mixture: bool = True
       mixture: evaluate the mixture with the experts too, not the decoder alone.
     """
     space = workflow.open_workspace(folder, cfg)
-    if not space.data.exists():
-        workflow.prepare(space)
-    if not space.semantic_ids.exists():
-        workflow.tokenize(space)
+    workflow.prepare_and_tokenize(space)
     workflow.train(space)
     quality = workflow.load(space).ids.manifest["quality"]
     figures = {name: quality.get(name) for name in

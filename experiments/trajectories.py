@@ -114,10 +114,7 @@ def table_of(workdir: pathlib.Path, configs: Mapping[str, Experiment], *,
     """
     first = next(iter(configs.values()))
     base = workflow.open_workspace(workdir / "shop", first)
-    if not base.data.exists():
-        workflow.prepare(base)
-    if not base.semantic_ids.exists():
-        workflow.tokenize(base)
+    workflow.prepare_and_tokenize(base)
     ranks, compute = {}, {}
     held: Trajectories | None = None
     for row, cfg in configs.items():

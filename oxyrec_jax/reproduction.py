@@ -130,10 +130,7 @@ def _of_config(cfg: Experiment, rows: Sequence[str], workdir: pathlib.Path,
                settings: Sequence[str]) -> Found:
     """Figures of one work directory: the model, its decoder alone, its baselines."""
     space = workflow.open_workspace(workdir, cfg, settings)
-    if not space.data.exists():
-        workflow.prepare(space)
-    if not space.semantic_ids.exists():
-        workflow.tokenize(space)
+    workflow.prepare_and_tokenize(space)
     workflow.train(space)
     results = workflow.evaluate(space)
     found = {name: {column: [value] for column, value in cells.items()}

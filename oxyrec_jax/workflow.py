@@ -40,8 +40,8 @@ from oxyrec_jax.workspace import (Workspace, begin_run, need, open_workspace,
 
 __all__ = ["Asked", "Ready", "Workspace", "add_items", "align", "evaluate",
            "flops_per_target", "follow", "load", "open_workspace", "parameters",
-           "prepare", "recommend", "refit", "report", "retire_items", "story",
-           "tokenize", "train", "versions"]
+           "prepare", "prepare_and_tokenize", "recommend", "refit", "report",
+           "retire_items", "story", "tokenize", "train", "versions"]
 
 _log = logging.getLogger(__name__)
 # The alignment and the test of `story`: long enough to be seen, not to be believed.
@@ -67,6 +67,14 @@ def tokenize(space: Workspace) -> dict[str, Any]:
         space.semantic_ids, cache_folder=space.folder / "cache")
     space.save()
     return _of_bundle(space, manifest)
+
+
+def prepare_and_tokenize(space: Workspace) -> None:
+    """Makes data set and semantic IDs where they are not there yet."""
+    if not space.data.exists():
+        prepare(space)
+    if not space.semantic_ids.exists():
+        tokenize(space)
 
 
 def add_items(space: Workspace, path: str | os.PathLike) -> dict[str, Any]:
