@@ -38,7 +38,7 @@ EXPECTED = {"test": """
 """}
 TOY = ("seeds=[0]", "train.steps=4", "train.evaluate_every=4", "quick_evaluations=64",
        "train.checkpoint_every=4", "model.width=16", "model.head_width=8",
-       "model.mlp_width=16", "tokenizer.widths=[8,8]",
+       "model.mlp_width=16", "model.encoder_layers=1", "tokenizer.widths=[8,8]",
        "tokenizer.sources.training.steps=10", "tokenizer.sources.training.warmup=2",
        "text.source=hashed", "beams=10", "evaluate.ks=[1,10]", "evaluate.samples=20")
 

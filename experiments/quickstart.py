@@ -23,8 +23,8 @@ EXPECTED = {"test": """
 """}
 TOY = ("data.shop.users=60", "data.shop.items=200", "train.steps=4", "model.width=16",
        "train.evaluate_every=4", "train.checkpoint_every=4", "model.head_width=8",
-       "model.mlp_width=16", "tokenizer.widths=[8,8]", "text.source=hashed",
-       "evaluate.samples=20")
+       "model.mlp_width=16", "model.encoder_layers=1", "tokenizer.widths=[8,8]",
+       "text.source=hashed", "evaluate.samples=20")
 
 
 def get_config() -> config.Experiment:

@@ -232,12 +232,9 @@ def test_quickstart_takes_no_experiment(oxyrec):
 
 
 @pytest.mark.slow
-def test_quickstart_walks_the_whole_path_on_the_shop(tmp_path, oxyrec):
-    small = ("data.shop.users=60", "data.shop.items=200", "train.steps=4",
-             "train.evaluate_every=4", "train.checkpoint_every=4", "train.log_every=2",
-             "tokenizer.widths=[16,16]", "model.width=16", "model.heads=2",
-             "model.head_width=8", "model.mlp_width=16", "model.encoder_layers=1",
-             "train.pipeline.batch=8", "evaluate.samples=20")
+def test_quickstart_walks_the_whole_path_on_the_shop(tmp_path, oxyrec, load_file):
+    small = tuple(setting for setting in load_file("experiments/quickstart.py").TOY
+                  if not setting.startswith("text."))  # titles as people get them
     found = oxyrec("quickstart", "--workdir", tmp_path / "shop", "--json",
                    *[word for text in small for word in ("--set", text)])
     assert found.code == 0 and found.out.count("\n") == 1

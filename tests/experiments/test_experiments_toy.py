@@ -48,7 +48,7 @@ def test_off_policy_in_the_shop(tmp_path):
 
 
 def test_beauty(tmp_path, shared_data):
-    """On its first 1,500 people; all of them take two minutes."""
+    """On its first 300 people; all of them take two minutes."""
     folder, part = shared_data / "amazon14_beauty", tmp_path / "part"
     if not folder.is_dir():
         pytest.skip(f"no {folder}")
@@ -56,6 +56,6 @@ def test_beauty(tmp_path, shared_data):
     shutil.copy(folder / "items.jsonl.gz", part)
     with (gzip.open(folder / "sequences.tsv.gz", "rt") as log,
           gzip.open(part / "sequences.tsv.gz", "wt") as first):
-        first.writelines(itertools.islice(log, 1_500))
+        first.writelines(itertools.islice(log, 300))
     found = ran("beauty", tmp_path / "work", f"data.path={part}", "seeds=[0]")
     assert list(found["test"]) == ["model", "decoder alone"]
