@@ -9,6 +9,7 @@ RECOMMENDERS = {
     "popularity": "Popularity",
     "markov": "Markov, 3 back",
     "title_knn": "Nearest titles",
+    "markov_title": "Markov and nearest titles",
     "popularity_shuffled": "Popularity, shuffled",
     "markov_shuffled": "Markov, shuffled",
     "title_knn_shuffled": "Nearest titles, shuffled",

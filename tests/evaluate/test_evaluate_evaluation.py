@@ -82,8 +82,8 @@ def test_facts_tell_how_the_figures_came_about(judged):
 def test_baselines_have_the_same_cells_and_the_best_is_compared(judged):
     results = judged.results
     assert set(results["baselines"]) == {
-        "popularity", "markov", "title_knn", "popularity_shuffled", "markov_shuffled",
-        "title_knn_shuffled"}
+        "popularity", "markov", "title_knn", "markov_title", "popularity_shuffled",
+        "markov_shuffled", "title_knn_shuffled"}
     for table in results["baselines"].values():
         assert set(table) - {"intervals"} == set(results["runs"]["seed0"])
     best = results["differences"]["baseline"]
