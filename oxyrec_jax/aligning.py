@@ -269,7 +269,7 @@ def rewards_of_lists(ready: Ready, signals_of: SignalSources,
 def _rewards(signals_of: SignalSources, mapping: rewards_lib.RewardMapping,
              preferred: jax.Array, batch: Any, leaves: jax.Array) -> tuple[Any, Any]:
     found = rewards_lib.unify(mapping, signals_of(batch, preferred[leaves]),
-                              batch["scenario"])
+                              batch["asked_scenario"])
     return found.total, found.parts
 
 

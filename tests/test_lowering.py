@@ -102,7 +102,7 @@ def test_the_three_programs_of_alignment_lower():
     count = len(batch["items"])
     batch |= {"targets": batch["targets"][:, :1],
               "logged": np.full((count, cfg.logged), -1, np.int32),
-              "scenario": np.zeros(count, np.int32)}
+              "asked_scenario": np.zeros(count, np.int32)}
     mapping = rewards.fit_mapping({"near": np.arange(30.0)},
                                   {"near": rewards.Component("quantile")}, ("home",))
     near = jax.tree_util.Partial(lambda batch, items: {"near": -items * 1.0})

@@ -19,19 +19,20 @@ class AlignRequests:
     Every target of the split is one request; an epoch asks each once. A batch is one of
     `pipeline.eval_batches` and holds also
 
-        scenario  [B] int32     0 where the log has none
-        logged    [B, R] int32  the chosen item and what was shown beside it, -1 where
-                                there are fewer; the chosen one alone where the log
-                                tells nothing of what was shown; of a set `by_basket`
-                                what was bought with it, dearest first
-        rows      [B] int32     numbers of the targets
-        future    [B, H] int32  where asked for: the chosen item and the person's next
-                                events of the same split, -1 where there are fewer
-        bought    [B, H] int32  where asked for: the items of the basket that the target
-                                is of, -1 where there are fewer
-        paid      [B, H]        float32: what was paid for each
-        told      [B, 1, F]     where asked for, float32: vector of the text that the
-                                request carries for a teacher
+        asked_scenario  [B] int32     of the request, 0 where the log has none
+        logged          [B, R] int32  the chosen item and what was shown beside it, -1
+                                      where there are fewer; the chosen one alone where
+                                      the log tells nothing of what was shown; of a set
+                                      `by_basket` what was bought with it, dearest first
+        rows            [B] int32     numbers of the targets
+        future          [B, H] int32  where asked for: the chosen item and the person's
+                                      next events of the same split, -1 where there are
+                                      fewer
+        bought          [B, H] int32  where asked for: the items of the basket that the
+                                      target is of, -1 where there are fewer
+        paid            [B, H]        float32: what was paid for each
+        told            [B, 1, F]     where asked for, float32: vector of the text that
+                                      the request carries for a teacher
 
     Attributes:
       steps_per_epoch: batches in which each request appears, the last left out where
@@ -107,7 +108,7 @@ class AlignRequests:
     def take(self, numbers: np.ndarray) -> Batch:
         """Makes a batch of chosen targets of the split, `[B]` int by number."""
         batch = self._maker.take(numbers)
-        batch["scenario"] = self._scenario[numbers]
+        batch["asked_scenario"] = self._scenario[numbers]
         batch["logged"] = self._shown[numbers]
         batch["rows"] = np.asarray(numbers, np.int32)
         if self._future is not None:

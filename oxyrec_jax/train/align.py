@@ -101,7 +101,7 @@ def appraise(model: Generator, cfg: AlignConfig, params: Any, reference: Any,
       params: of the policy that drew.
       reference: of the reference policy.
       batch: the requests, with `targets` `[B, 1]` int32, the logged choice, and
-        `scenario` `[B]` int32.
+        `asked_scenario` `[B]` int32.
       catalogue: the items.
       found: the candidates.
       signals_of: a pytree.
@@ -115,7 +115,7 @@ def appraise(model: Generator, cfg: AlignConfig, params: Any, reference: Any,
     full, legal = ask(params, "full"), ask(params, "legal")
     legality = jnp.mean(jnp.exp(jnp.sum(full - legal, axis=-1)))
     signals = signals_of(batch, jnp.concatenate([found.items, batch["targets"]], 1))
-    total, semantic, parts = _rewards(cfg, mapping, signals, batch["scenario"])
+    total, semantic, parts = _rewards(cfg, mapping, signals, batch["asked_scenario"])
     silent = rewards_lib.constant_shares(parts[:, :-1],
                                          jnp.ones(found.items.shape, bool))
     return Experience(

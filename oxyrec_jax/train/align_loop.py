@@ -237,7 +237,7 @@ class _Run:
 
     def _check(self, batch: Any, seen: align.Experience) -> None:
         signals, scenario, rows = parameters.to_host(
-            (seen.signals, batch["scenario"], batch["rows"]))
+            (seen.signals, batch["asked_scenario"], batch["rows"]))
         rewards_lib.check_signals(
             self.setting.mapping, signals,
             np.ones(next(iter(signals.values())).shape, bool), scenario,

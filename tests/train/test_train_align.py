@@ -43,7 +43,7 @@ def world():
              "segments": (np.arange(5)[None] < lengths[:, None]).astype(np.int32),
              "target_positions": lengths[:, None].astype(np.int32) - 1,
              "targets": np.array(BEST, np.int32)[:, None],
-             "scenario": np.array([0, 1, 0], np.int32)}
+             "asked_scenario": np.array([0, 1, 0], np.int32)}
     return (model, catalogue, rollout.first_items(leaves),
             tiny_world.make_params(model, catalogue.tables),
             jax.tree.map(jnp.asarray, batch))
