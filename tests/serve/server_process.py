@@ -17,12 +17,11 @@ ADMIN = "an-admin-token-of-tests"
 class Server:
     """One process; `start` again after its end for a restart on the same port."""
 
-    def __init__(self, workdir, cache, *options, **environment):
+    def __init__(self, workdir, *options, **environment):
         self.options = ["--workdir", str(workdir), "--batches", "4", "--lengths", "8",
                         *options]
         self.environment = {
-            "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            # All programs, in the folder of this run of the tests (conftest.py).
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
             "OXYREC_SERVE_ADMIN_TOKEN": ADMIN, **environment}

@@ -19,9 +19,9 @@ TOKEN = "a-token-of-the-tests"
 
 
 @pytest.fixture(scope="module")
-def server(shop_workdir, tmp_path_factory):
-    made = Server(shop_workdir.folder, tmp_path_factory.mktemp("xla"), "--grace", "0.5",
-                  "--deadline-ms", "30000", OXYREC_SERVE_TOKEN=TOKEN).start()
+def server(shop_workdir):
+    made = Server(shop_workdir.folder, "--grace", "0.5", "--deadline-ms", "30000",
+                  OXYREC_SERVE_TOKEN=TOKEN).start()
     yield made
     if made.process.poll() is None:
         made.end()

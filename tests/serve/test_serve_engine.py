@@ -207,19 +207,23 @@ def test_a_closed_door_loses_nothing(opened):
     assert all(isinstance(inbox.found[place], Answer) for place in range(30))
 
 
-def test_a_batch_that_does_not_fit_is_tried_in_halves(opened, caplog):
-    engine, programs = fake_engine(opened, (1, 4))
-    good = engine.live.programs
-
+def without_memory(engine, least):
+    """Programs of so many requests or more no longer fit."""
     def too_large(arrays, batch, words):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
     engine._live = Live(engine.live.snapshot, {
-        key: too_large if key.batch == 4 else program for key, program in good.items()})
+        key: too_large if key.batch >= least else program
+        for key, program in engine.live.programs.items()})
+
+
+def test_a_batch_that_does_not_fit_is_tried_in_halves(opened, caplog):
+    engine, programs = fake_engine(opened, (1, 4))
+    without_memory(engine, 4)
     inbox = Inbox()
     for place in range(3):
         engine.submit(job(engine, opened, inbox.of(place),
                           user=list(opened.people.rows)[place]))
-    engine._live = Live(engine.live.snapshot, dict.fromkeys(good, too_large))
+    without_memory(engine, 1)
     engine.submit(job(engine, opened, inbox.of("none"),
                       user=next(iter(opened.people.rows))))
     with engine, caplog.at_level(logging.CRITICAL, "oxyrec_jax"):
@@ -230,12 +234,7 @@ def test_a_batch_that_does_not_fit_is_tried_in_halves(opened, caplog):
 
 def test_the_halves_of_a_batch_that_does_not_fit_are_answered(opened, caplog):
     engine, programs = fake_engine(opened, (1, 2, 4), {1: 0.01, 2: 0.011, 4: 0.012})
-    good = engine.live.programs
-
-    def too_large(arrays, batch, words):
-        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
-    engine._live = Live(engine.live.snapshot, {
-        key: too_large if key.batch == 4 else program for key, program in good.items()})
+    without_memory(engine, 4)
     inbox = Inbox()
     for place in range(4):
         engine.submit(job(engine, opened, inbox.of(place),

@@ -28,10 +28,9 @@ def space(shop_workdir, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(space, tmp_path_factory):
+def server(space):
     """Its instruction store is a server that nobody started."""
-    made = Server(space.folder, tmp_path_factory.mktemp("xla"), "--idle", "2",
-                  "--deadline-ms", "30000",
+    made = Server(space.folder, "--idle", "2", "--deadline-ms", "30000",
                   "--set", "think.store.backend=redis",
                   "--set", "think.store.url=redis://127.0.0.1:1/0").start()
     yield made
