@@ -5,6 +5,12 @@ import json
 
 import pytest
 
+from oxyrec_jax import config
+
+SMALL = ("data.shop.users=60", "model.width=16", "model.head_width=8",
+         "model.mlp_width=16", "model.encoder_layers=1", "tokenizer.widths=[8,8]",
+         "text.source=hashed", "evaluate.samples=20")
+
 
 @pytest.fixture(scope="module")
 def lib(load_file):
@@ -27,7 +33,10 @@ def test_a_toy_is_trained_judged_and_timed_and_not_done_again(lib, tmp_path, cap
                                                               monkeypatch):
     chosen = "sequential", "parallel, deep", "masked, 2 passes", "masked, T passes"
     monkeypatch.setattr(lib, "ROWS", {row: lib.ROWS[row] for row in chosen})
-    arguments = ["--workdir", str(tmp_path), "--quick", "--steps", "4", "--json"]
+    monkeypatch.setattr(lib, "REPEATS", 2)
+    small = config.with_settings(lib.quickstart.tiny(), SMALL)
+    monkeypatch.setattr(lib.quickstart, "tiny", lambda: small)
+    arguments = ["--workdir", str(tmp_path), "--quick", "--steps", "8", "--json"]
     lib.main(arguments)
     first = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert list(first["rows"]) == list(chosen)
@@ -35,7 +44,7 @@ def test_a_toy_is_trained_judged_and_timed_and_not_done_again(lib, tmp_path, cap
         assert all(0 <= own["figures"][cell] <= 1 for cell in lib.CELLS)
         assert own["ms"]["10"] > 0 and own["cpu_ms"]["10"] > 0
         assert own["compute"] <= 1.2
-    assert first["rows"]["parallel, deep"]["steps"] < 4
+    assert first["rows"]["parallel, deep"]["steps"] < 8
     assert [path.name for path in sorted(tmp_path.glob("masked*"))] == [
         "masked-T-passes"], "one network, asked in three ways"
     lib.main(arguments)
