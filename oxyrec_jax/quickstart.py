@@ -23,7 +23,7 @@ def get_config() -> Experiment:
             widths=(32, 32, 32), collisions="reassign",
             sources=SourceConfig(sources=("text", "co-engagement"))),
         model=ModelConfig(width=64, heads=2, head_width=32, mlp_width=128,
-                          memory=True, item_head=True),
+                          memory=True, nearest=24, item_head=True),
         train=TrainConfig(
             steps=600, evaluate_every=200, checkpoint_every=200,
             pipeline=Pipeline(batch=16, history=20, row_length=32),
