@@ -135,15 +135,15 @@ def text_vectors(space: Workspace, dataset: Dataset) -> np.ndarray | None:
 def _memory_tables(space: Workspace, dataset: Dataset) -> dict[str, Any]:
     """What the memory asks, by `make_catalogue`'s names; nothing without a memory."""
     cfg = space.cfg.model
-    tables: dict[str, Any] = {}
-    if cfg.memory and dataset.by_basket:
+    if not cfg.memory:
+        return {}
+    if dataset.by_basket:
         raise InputError("model.memory counts what followed item after item, and the "
                          f"baskets of {space.data} are sets; set model.memory=false")
-    if cfg.memory:
-        events = rows.of_dataset(dataset)
-        tables["successors"] = count_successors(
-            events.items, events.offsets, events.train, num_items=dataset.num_items,
-            most=cfg.successors)
+    events = rows.of_dataset(dataset)
+    tables: dict[str, Any] = {"successors": count_successors(
+        events.items, events.offsets, events.train, num_items=dataset.num_items,
+        most=cfg.successors)}
     if cfg.nearest:
         vectors = text_vectors(space, dataset)
         if vectors is None:

@@ -39,8 +39,7 @@ class ModelConfig:
       max_distance: distance of the last bucket (128 in the paper).
       memory: mixes in what followed the last items in training (`models.memory`).
       successors: of each item, kept in the memory's table.
-      nearest: of each item by text, which the memory asks too (`models.memory`); 0: it
-        does not.
+      nearest: of each item by text, which the memory asks too; 0: it does not.
       repeats: whether the memory's candidates may stand in the history; false for logs
         in which nobody takes an item twice.
       item_head: mixes in a softmax over all items, from the encoder's state: N * D
@@ -107,10 +106,7 @@ class ModelConfig:
                   ("width", "heads", "head_width", "mlp_width", "decoder_layers",
                    "successors")),
                 ("encoder_layers", self.encoder_layers >= 0, "at least 0"),
-                ("nearest", self.nearest == 0 or self.nearest > 0 and self.memory,
-                 "at least 0, and 0 but with model.memory=true"),
-                ("repeats", self.repeats or self.memory,
-                 "true but with model.memory=true"),
+                ("nearest", self.nearest >= 0, "at least 0"),
                 ("head", self.head in ("level", "shared"), "'level' or 'shared'"),
                 ("decoding", self.decoding in ("sequential", "parallel", "masked"),
                  "'sequential', 'parallel' or 'masked'"),

@@ -11,11 +11,14 @@ counts first, so that the network learns from what the memory says of unseen eve
 Where it is asked for (`ModelConfig.nearest`), the items whose text is nearest to the
 last ones are candidates too, with a share lambda that depends on how much is known:
 
-    P = (1 - lambda) P_memory + lambda P_nearest,    lambda = sigmoid(u + v log(1 + n))
+    P = (1 - lambda) P_memory + lambda P_nearest
+    lambda = sigmoid(u + v log log(1 + n))
     P_nearest(c) = softmax_c(20 f cos(h_d, c) + g_d + k log p_codes(first code of c))
 
-with n the summed counts, and lambda 1 where nothing followed the last items. The
-generator mixes the distribution with its own (`Generator.mixture`).
+with n the summed counts. To begin with, u = 0 and v = -1, lambda is
+1 / (1 + log(1 + n)): all where nothing followed the last items, as in
+`evaluate.baselines.markov_title`. The generator mixes the distribution with its own
+(`Generator.mixture`).
 
 Source: ours; a non-parametric memory beside a network as in kNN-LM, Khandelwal et al.
 2020, https://arxiv.org/abs/1911.00172.
@@ -36,7 +39,7 @@ from oxyrec_jax.models.nearest import Nearest
 BACK = 3  # how many of the last items are asked; as the Markov baseline
 _DISTANCE = np.arange(1, BACK + 1, dtype=np.float32)
 _NEAR = 20.0  # ours: cosines that differ by 0.05 weigh 1 : e, to begin with
-_SHARE = -0.7  # ours: of log odds and of their slope, to begin with
+_SHARE = np.array([0, -1], np.float32)  # ours: u and v, to begin with
 
 
 @jax.tree_util.register_dataclass
@@ -195,7 +198,7 @@ class TransitionMemory(_Weighing):
         if self.near:
             self.nearest = _Weighing(scale=_NEAR)
             self.share = self.param("share", layers.axes(
-                nn.initializers.constant(_SHARE), "one"), (2,), jnp.float32)
+                lambda *_: jnp.asarray(_SHARE), "one"), (2,), jnp.float32)
 
     def __call__(self, recent: Array, successors: Successors | None,
                  first_codes: Array, first_log_probs: Array, own: Array | None,
@@ -246,8 +249,8 @@ class TransitionMemory(_Weighing):
         weights = self.nearest.weigh(nearest.cosines[asked], known,
                                      first_codes[jnp.maximum(items, 0)],
                                      first_log_probs)
-        share = jax.nn.sigmoid(self.share[0] + self.share[1] * found.heard)
-        share = jnp.where(found.heard > 0, share, 1)
+        odds = self.share[0] + self.share[1] * jnp.log(jnp.maximum(found.heard, 1e-6))
+        share = jnp.where(found.heard > 0, jax.nn.sigmoid(odds), 1)
         share = jnp.where(jnp.any(known, axis=(-2, -1)), share, 0)[..., None]
         return Pointer(
             jnp.concatenate([found.items, items.reshape(weights.shape)], axis=-1),

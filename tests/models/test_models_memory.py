@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from oxyrec_jax.models import memory
 from oxyrec_jax.models.nearest import Nearest
@@ -153,7 +154,7 @@ NEAR = {"nearness": -np.log(np.float32([1, 2, 3])), "sharpness": np.float32([1])
         "trust": np.float32([0])}
 
 
-def ask_near(recent, table, *, successors=None, earlier=None, share=(-0.7, -0.7)):
+def ask_near(recent, table, *, successors=None, earlier=None, share=(0.3, -0.7)):
     """The memory's answer with the nearest items, all weights as they begin."""
     successors = successors or counted([[0, 1], [0, 2]], [(0, 1, 2), (1, 1, 2)])
     params = {**NEAR, "nearest": NEAR, "share": np.float32(share)}
@@ -168,7 +169,7 @@ def test_nearest_items_by_hand():
                     jnp.array([[0.9, 0.8]] + [[0.0, 0.0]] * 5))
     answer = ask_near([[[0, -1, -1]]], table)
     # 1 and 2 followed 0 once each; 3 and 4 are near, e^(20 * 0.1) to 1.
-    share = 1 / (1 + np.exp(0.7 + 0.7 * np.log(3)))
+    share = 1 / (1 + np.exp(-0.3 + 0.7 * np.log(np.log(3))))
     near = np.exp(2) / (1 + np.exp(2))
     np.testing.assert_allclose(
         summed(answer)[0, 0],
@@ -207,3 +208,17 @@ def test_earlier_items_are_those_of_the_own_history():
     expected = [[7, 8, -1, -1, -1, -1], [7, 8, 9, -1, -1, -1],
                 [-1, -1, -1, 5, -1, -1], [-1] * 6]
     assert memory.earlier_items(batch)[0].tolist() == expected
+
+
+def test_to_begin_with_the_share_is_that_of_the_untrained_baseline():
+    model = memory.TransitionMemory(near=True)
+    table = Nearest(jnp.array([[3, 4]] + [[-1, -1]] * 5),
+                    jnp.array([[0.9, 0.9]] + [[0.0, 0.0]] * 5))
+    args = (jnp.array([[[0, -1, -1]]]),
+            counted([[0, 1], [0, 2]], [(0, 1, 2), (1, 1, 2)]), np.arange(6) % 3,
+            jnp.zeros((1, 1, 3)), None, table)
+    variables = nn.unbox(model.init(jax.random.key(0), *args))
+    share = 1 / (1 + np.log(1 + 2))  # 1 and 2 followed 0 once each
+    np.testing.assert_allclose(
+        summed(model.apply(variables, *args))[0, 0],
+        [0, (1 - share) / 2, (1 - share) / 2, share / 2, share / 2, 0], rtol=1e-5)
