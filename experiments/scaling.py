@@ -270,7 +270,12 @@ def law_words(law: Mapping[str, Any] | None) -> str:
     return (f"L = E + A / N^alpha + B / D^beta with E {told['floor']}, A "
             f"{told['size_factor']}, alpha {told['size_power']}, B "
             f"{told['data_factor']}, beta {told['data_power']}; error of a cell "
-            f"{law['error']['value']:.2%} (root mean square).")
+            f"{law['error']['value']:.2%} (root mean square)."
+            + "".join(f" {name} stands at the end of its search: a law of this form "
+                      "does not describe these cells along that side."
+                      for name, power in (("alpha", "size_power"),
+                                          ("beta", "data_power"))
+                      if law[power]["value"] > 0.999 * scaling_law.STEEPEST))
 
 
 def write_page(path: pathlib.Path, found: Mapping[str, Any]) -> pathlib.Path:

@@ -92,8 +92,11 @@ def get_config(setting: str = "residual-kmeans", base: str = "shop",
     steps = steps or cfg.train.steps
     train = dataclasses.replace(cfg.train, steps=steps, evaluate_every=steps,
                                 checkpoint_every=steps)
+    # Without the nearest items, which answer the same beside any semantic IDs.
+    model = dataclasses.replace(cfg.model, nearest=0, repeats=True)
     return dataclasses.replace(
         cfg, name=f"{cfg.name}, {setting}", seeds=tuple(seeds), train=train,
+        model=model,
         tokenizer=TokenizerConfig(widths=cfg.tokenizer.widths, **SETTINGS[setting]))
 
 

@@ -10,7 +10,9 @@ from oxyrec_jax.base import InputError
 
 FEWEST = 6  # points: five numbers are fitted
 _FLOORS, _SLOPES = (0.3, 0.7, 0.95), (0.2, 0.6, 1.2)  # where the search begins
-_STEEPEST = 4.0
+STEEPEST = 4.0
+"""The largest power that is searched: one that stands there was not told by the points.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +76,7 @@ def fit(sizes: np.ndarray, data: np.ndarray, losses: np.ndarray,
                  x[3] - x[4] * powers[1]]
         return np.logaddexp.reduce(parts, axis=0) - seen
 
-    low, high = np.array([[-20, -20, 0, -20, 0], [5, 5, _STEEPEST, 5, _STEEPEST]])
+    low, high = np.array([[-20, -20, 0, -20, 0], [5, 5, STEEPEST, 5, STEEPEST]])
     found = min((optimize.least_squares(gap, np.clip(x, low + 1e-6, high - 1e-6),
                                         bounds=(low, high))
                  for x in _starts(losses, begin, middle)), key=lambda one: one.cost)

@@ -67,6 +67,15 @@ def test_the_law_is_that_of_the_cells_and_seeds_widen_it(lib, monkeypatch):
     assert lib.law_of(dict(list(cells(lib).items())[:1])) is None
 
 
+def test_a_power_at_the_end_of_its_search_is_said_to_tell_nothing(lib, monkeypatch):
+    monkeypatch.setattr(lib, "SAMPLES", 2)
+    law = lib.law_of(cells(lib))
+    assert "stands at the end" not in lib.law_words(law)
+    steep = {**law, "size_power": {"value": 4.0, "low": 4.0, "high": 4.0}}
+    assert "alpha stands at the end of its search" in lib.law_words(steep)
+    assert "beta stands" not in lib.law_words(steep)
+
+
 def test_the_page_shows_every_loss_and_the_law(lib, tmp_path, monkeypatch):
     monkeypatch.setattr(lib, "SAMPLES", 4)
     found = {"cells": cells(lib), "seeds": [0]}
