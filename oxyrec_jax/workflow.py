@@ -52,11 +52,18 @@ _PEOPLE, _DAYS, _SHOWN = 400, 2, 5
 
 
 def prepare(space: Workspace) -> dict[str, Any]:
-    """Reads the log and writes the prepared data set; returns its counts."""
+    """Reads the log and writes the prepared data set; returns its counts, and what was
+    left out where rows were bad."""
     manifest = prepare_data(space.cfg.data, space.data)
     space.save()
-    return {name: manifest[name] for name in ("source", "protocol", "tie_policy",
-                                              "counts") if name in manifest}
+    found = {name: manifest[name] for name in ("source", "protocol", "tie_policy",
+                                               "counts") if name in manifest}
+    bad = manifest.get("quarantine")
+    if bad and bad["rows"]:
+        reasons = ", ".join(f"{count} {why}" for why, count in bad["reasons"].items())
+        found["left_out"] = (f"bad rows: {bad['rows']} ({reasons}); they lie in "
+                             f"{space.data.with_name(bad['file'])}")
+    return found
 
 
 def tokenize(space: Workspace) -> dict[str, Any]:

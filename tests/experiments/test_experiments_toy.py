@@ -47,15 +47,22 @@ def test_off_policy_in_the_shop(tmp_path):
     assert found["IPS, position"]["mean"]["found"] > 0
 
 
-def test_beauty(tmp_path, shared_data):
-    """On its first 300 people; all of them take two minutes."""
-    folder, part = shared_data / "amazon14_beauty", tmp_path / "part"
+@pytest.mark.parametrize("name, data, logs, rows", [
+    ("beauty", "amazon14_beauty", ("sequences.tsv.gz",), 300),
+    ("office", "amazon14_office", ("sequences.tsv.gz",), 300),
+    ("minionerec_office", "minionerec_office",
+     ("train_recovered.tsv.gz", "valid.tsv.gz", "test.tsv.gz"), 400)],
+    ids=lambda value: value if isinstance(value, str) else "")
+def test_public_logs(name, data, logs, rows, tmp_path, shared_data):
+    """On the first rows of their files; all of Beauty takes two minutes."""
+    folder, part = shared_data / data, tmp_path / "part"
     if not folder.is_dir():
         pytest.skip(f"no {folder}")
     part.mkdir()
     shutil.copy(folder / "items.jsonl.gz", part)
-    with (gzip.open(folder / "sequences.tsv.gz", "rt") as log,
-          gzip.open(part / "sequences.tsv.gz", "wt") as first):
-        first.writelines(itertools.islice(log, 300))
-    found = ran("beauty", tmp_path / "work", f"data.path={part}", "seeds=[0]")
+    for file in logs:
+        with (gzip.open(folder / file, "rt") as log,
+              gzip.open(part / file, "wt") as first):
+            first.writelines(itertools.islice(log, rows))
+    found = ran(name, tmp_path / "work", f"data.path={part}", "seeds=[0]")
     assert list(found["test"]) == ["model", "decoder alone"]

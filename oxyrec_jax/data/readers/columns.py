@@ -184,8 +184,9 @@ def _check_columns(place: Place, wanted: Sequence[str], found: Sequence[str]) ->
     missing = [name for name in wanted if name not in found]
     if missing:
         raise InputError(f"{place} has no column {', '.join(missing)}; it has "
-                         f"{re.sub(r'[^ -~]', '?', ', '.join(found))[:200]}; name its "
-                         "columns in the configuration")
+                         f"{re.sub(r'[^ -~]', '?', ', '.join(found))[:200]}; say which "
+                         "is which, such as --set data.columns.user=NAME, or "
+                         "data.item_columns for items")
 
 
 def _is_text(value: bytes) -> bool:
