@@ -56,8 +56,8 @@ def prepare(space: Workspace) -> dict[str, Any]:
     left out where rows were bad."""
     manifest = prepare_data(space.cfg.data, space.data)
     space.save()
-    found = {name: manifest[name] for name in ("source", "protocol", "tie_policy",
-                                               "counts") if name in manifest}
+    told = ("source", "protocol", "tie_policy", "counts")
+    found: dict[str, Any] = {name: manifest[name] for name in told if name in manifest}
     bad = manifest.get("quarantine")
     if bad and bad["rows"]:
         reasons = ", ".join(f"{count} {why}" for why, count in bad["reasons"].items())
