@@ -23,7 +23,7 @@ from oxyrec_jax.data.baskets import Baskets, of_split
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.data.packing import count_up
 from oxyrec_jax.data.target_weights import target_events
-from oxyrec_jax.evaluate import baselines
+from oxyrec_jax.evaluate import basket_baselines, baselines
 from oxyrec_jax.evaluate import rows as split_rows
 from oxyrec_jax.evaluate.evaluation import EvaluateConfig
 
@@ -182,10 +182,10 @@ def baseline_lists(dataset: Dataset, split: str, k: int) -> dict[str, np.ndarray
     targets = split_rows.expand(events, dataset.split(split)).take(
         of_split(dataset, split).asked)
     return {"popularity": baselines.popularity(events, targets, k),
-            "markov": baselines.basket_markov(events, targets, k),
-            "own frequency": baselines.own_frequency(events, targets, k),
-            "own frequency, fading": baselines.own_frequency(
-                events, targets, k, fade=baselines.FADE)}
+            "markov": basket_baselines.basket_markov(events, targets, k),
+            "own frequency": basket_baselines.own_frequency(events, targets, k),
+            "own frequency, fading": basket_baselines.own_frequency(
+                events, targets, k, fade=basket_baselines.FADE)}
 
 
 def _means(found: Cells, rows: np.ndarray | None = None,

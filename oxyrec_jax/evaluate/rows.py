@@ -98,6 +98,13 @@ def recent(events: Events, targets: Targets, count: int) -> np.ndarray:
     return np.where(inside, events.items[np.where(inside, back, 0)], -1)
 
 
+def histories(events: Events, targets: Targets) -> tuple[np.ndarray, np.ndarray]:
+    """Every event before each target: number of the target, number of the event."""
+    start = events.offsets[targets.sequence]
+    return (np.repeat(np.arange(len(targets)), targets.end - start),
+            spans(start, targets.end))
+
+
 def repeats(events: Events, targets: Targets) -> np.ndarray:
     """Whether each target stands in its own history: `[R]` bool."""
     sequence = np.repeat(np.arange(len(events.offsets) - 1), np.diff(events.offsets))

@@ -10,7 +10,7 @@ from hypothesis import strategies
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data import baskets as bought_lib
 from oxyrec_jax.data import dataset, protocols, schema
-from oxyrec_jax.evaluate import baselines, baskets, rows
+from oxyrec_jax.evaluate import basket_baselines, baselines, baskets, rows
 
 LOG2_3 = np.log2(3)
 
@@ -98,33 +98,33 @@ def test_baskets_of_a_split_are_whole_and_share_a_history(opened):
 def test_own_frequency_by_hand(opened):
     events = rows.of_dataset(opened)
     targets = rows.expand(events, opened.split("test"))
-    found = baselines.own_frequency(events, targets, 5)
+    found = basket_baselines.own_frequency(events, targets, 5)
     # Person 0 took 1 twice, then 3 (last), 2, 0; the popular rest: 1, 2 and 0 lead.
     assert found[0].tolist()[:4] == [1, 3, 2, 0]
     assert (found[:3] == found[0]).all()  # nothing of the basket itself is known
     assert found[3].tolist()[:3] == [2, 6, 0]
-    faded = baselines.own_frequency(events, targets, 5, fade=0.4)
+    faded = basket_baselines.own_frequency(events, targets, 5, fade=0.4)
     assert faded[0].tolist()[:4] == [3, 1, 2, 0]  # 1 > .4 + .16 > .4 > .16
     with pytest.raises(ValueError, match="fade=0"):
-        baselines.own_frequency(events, targets, 5, fade=0)
+        basket_baselines.own_frequency(events, targets, 5, fade=0)
 
 
 def test_basket_markov_by_hand(opened):
     events = rows.of_dataset(opened)
     targets = rows.expand(events, opened.split("test"))
-    found = baselines.basket_markov(events, targets, 4)
+    found = basket_baselines.basket_markov(events, targets, 4)
     # Training pairs of baskets: {0, 1} to {1, 2}, {0} to {6, 2}, {7} to {8}. The last
     # baskets, {3} and {2}, were never followed: what is popular.
     assert found[0].tolist() == baselines.popularity(events, targets, 4)[0].tolist()
     valid = rows.expand(events, opened.split("valid"))
-    asked = baselines.basket_markov(events, valid, 3)
+    asked = basket_baselines.basket_markov(events, valid, 3)
     assert asked[0].tolist()[:2] == [1, 2]  # what came after 1 in {0, 1}
     first = valid.take(np.array([0]))
     first.end[0] = 2  # after {0, 1}: 2 scores 2/2 + 1, 1 scores 1/2 + 1, 6 1/2
-    assert baselines.basket_markov(events, first, 3)[0].tolist() == [2, 1, 6]
+    assert basket_baselines.basket_markov(events, first, 3)[0].tolist() == [2, 1, 6]
     plain = rows.Events(events.items, events.offsets, events.train, 10)
     with pytest.raises(ValueError, match="have no baskets"):
-        baselines.basket_markov(plain, targets, 3)
+        basket_baselines.basket_markov(plain, targets, 3)
 
 
 def test_popularity_counts_the_first_basket_too(opened):
