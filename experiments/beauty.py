@@ -3,7 +3,7 @@
 NDCG@10 .0597 ± .0001; in the same table Markov and nearest titles together .0942 /
 .0591, and nothing is learnt there. The decoder alone gets .0478 ± .0002 / .0230 ±
 .0005: the memory of transitions and nearest items carries most of it (docs/results.md).
-3,000 steps, 10 epochs; 6 to 9 min a seed on one CPU core.
+3,000 steps, 10 epochs; 4 to 6 min a seed on one CPU core.
 
     oxyrec prepare  experiments/beauty.py --workdir runs/beauty
     oxyrec tokenize --workdir runs/beauty

@@ -147,10 +147,7 @@ def spaces_of(workdir: pathlib.Path, rows: Sequence[str], settings: Sequence[str
     """Trains what the rows need, or what is left of it; the work directory of each."""
     told = config.with_settings(get_config(), settings)
     base = workflow.open_workspace(workdir / "base", told)
-    if not base.data.exists():
-        workflow.prepare(base)
-    if not base.semantic_ids.exists():
-        workflow.tokenize(base)
+    workflow.prepare_and_tokenize(base)
     found = {}
     for row in (TOLD, *(row for row in rows if row == UNTOLD)):
         cfg = config.with_settings(get_config(row), settings)

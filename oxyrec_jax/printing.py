@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from oxyrec_jax.report.words import verdict
+from oxyrec_jax.report.words import told_apart
 
 _SEEN = 5  # newest items of a history that are shown
 _CELLS = ("item.recall@10", "item.ndcg@10", "sid.recall@10", "sid.ndcg@10")
@@ -196,9 +196,9 @@ def _uncertainty(found: Mapping[str, Any]) -> list[str]:
         part = differences["cells"][cell]
         lines.append(f"  {cell} {part['low']:+.4f} to {part['high']:+.4f} "
                      f"(mean {part['mean']:+.4f})")
-    if found["config"]["headline"] in differences["cells"]:
-        said, _ = verdict(found)
-        lines.append(f"By {found['config']['headline']}, {said.rpartition(': ')[2]}")
+    headline = found["config"]["headline"]
+    if headline in differences["cells"]:
+        lines.append(f"By {headline}, {told_apart(differences['cells'][headline])[0]}")
     return lines
 
 

@@ -79,15 +79,16 @@ class AlignRequests:
                              f"{len(self._only)} requests to align on; lower it")
         self._events = target_events(dataset, split)
         baskets = of_split(dataset, split) if bought or dataset.by_basket else None
-        self._shown = (_shown_beside(dataset, self._events, logged) if baskets is None
-                       else _bought_beside(baskets, logged))
+        if baskets is None:
+            self._shown = _shown_beside(dataset, self._events, logged)
+        else:
+            self._bought, self._paid = bought_together(baskets)
+            self._shown = _bought_beside(baskets, self._bought, self._paid, logged)
         self._scenario = (dataset.column("scenario")[self._events].astype(np.int32)
                           if "scenario" in dataset.columns
                           else np.zeros(len(self._events), np.int32))
         self._future = _taken_later(dataset, split, horizon) if horizon else None
         self._baskets = baskets if bought else None
-        if self._baskets is not None:
-            self._bought, self._paid = bought_together(self._baskets)
         self._told = told
         self._batch, self._seed = batch, seed
         local = batch // process_count
@@ -148,14 +149,14 @@ def _shown_beside(dataset: Dataset, events: np.ndarray, most: int) -> np.ndarray
     return found
 
 
-def _bought_beside(baskets: Baskets, most: int) -> np.ndarray:
+def _bought_beside(baskets: Baskets, items: np.ndarray, paid: np.ndarray, most: int
+                   ) -> np.ndarray:
     """`[P, most]` int32: each item that was bought, then what was with it, dearest
-    first."""
+    first; `items` and `paid` from `bought_together`."""
     chosen = baskets.item.astype(np.int32)
     found = np.full((len(chosen), most), -1, np.int32)
     if not most:
         return found
-    items, paid = bought_together(baskets)
     order = np.argsort(-np.where(items >= 0, paid, -1), axis=1, kind="stable")
     dearest = np.take_along_axis(items, order, axis=1)[:, :most]
     found[:, 0] = chosen

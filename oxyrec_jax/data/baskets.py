@@ -35,7 +35,7 @@ def of_split(dataset: Dataset, split: str) -> Baskets:
 
     Args:
       dataset: `by_basket`; without the column `price` every item costs 1.
-      split: "valid" or "test".
+      split: "train", "valid" or "test".
 
     Raises:
       InputError: the data set is of another protocol, or the split is empty.

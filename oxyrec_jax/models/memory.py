@@ -35,6 +35,7 @@ from scipy import sparse
 from oxyrec_jax.base import Array
 from oxyrec_jax.models import layers
 from oxyrec_jax.models.nearest import Nearest
+from oxyrec_jax.models.transformer import visible
 
 BACK = 3  # how many of the last items are asked; as the Markov baseline
 _DISTANCE = np.arange(1, BACK + 1, dtype=np.float32)
@@ -85,11 +86,9 @@ def earlier_items(batch: dict[str, Array]) -> Array:
       `[B, J, L]` int32: the row's items where they stand before the target in its own
       history, -1 elsewhere.
     """
-    places = batch["target_positions"]
-    own = jnp.take_along_axis(batch["segments"], jnp.maximum(places, 0), axis=1)
-    before = jnp.arange(batch["items"].shape[1]) <= places[..., None]
-    mine = (batch["segments"][:, None] == own[..., None]) & (own[..., None] > 0)
-    return jnp.where(before & mine, batch["items"][:, None], -1)
+    seen = visible(batch["segments"], batch["target_positions"], causal=True)
+    real = batch["segments"][:, None] > 0
+    return jnp.where(seen & real, batch["items"][:, None], -1)
 
 
 @jax.tree_util.register_dataclass
@@ -180,7 +179,7 @@ class _Weighing(nn.Module):
                                     codes.reshape(flat), -1)
         scores = scores.reshape(flat) + model * self.trust
         known = known.reshape(flat)
-        weights = jax.nn.softmax(jnp.where(known, scores, -1e30), axis=-1)
+        weights = jax.nn.softmax(jnp.where(known, scores, layers.FORBIDDEN), axis=-1)
         return jnp.where(known, weights, 0)
 
 

@@ -153,8 +153,14 @@ def verdict(results: Mapping[str, Any]) -> tuple[str, str]:
                f"{recommender(rival)}, has {number(other)}{ratio}. On the same users "
                f"the difference is {gap['mean']:+.4f}, interval {gap['low']:+.4f} to "
                f"{gap['high']:+.4f}: ")
+    judged, mood = told_apart(gap)
+    return figures + judged, mood
+
+
+def told_apart(gap: Mapping[str, float]) -> tuple[str, str]:
+    """What the interval of a difference from a baseline says, and its mood."""
     if gap["low"] > 0:
-        return figures + "the model is clearly better.", "good"
+        return "the model is clearly better.", "good"
     if gap["high"] < 0:
-        return figures + "the model is clearly worse.", "bad"
-    return figures + "the two cannot be told apart.", ""
+        return "the model is clearly worse.", "bad"
+    return "the two cannot be told apart.", ""
