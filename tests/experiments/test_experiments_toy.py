@@ -7,6 +7,7 @@ test_experiments_align.py and test_experiment_scenarios.py.
 import contextlib
 import gzip
 import itertools
+import json
 import pathlib
 import shutil
 
@@ -47,15 +48,8 @@ def test_off_policy_in_the_shop(tmp_path):
     assert found["IPS, position"]["mean"]["found"] > 0
 
 
-@pytest.mark.parametrize("name, data, logs, rows", [
-    ("beauty", "amazon14_beauty", ("sequences.tsv.gz",), 300),
-    ("office", "amazon14_office", ("sequences.tsv.gz",), 300),
-    ("minionerec_office", "minionerec_office",
-     ("train_recovered.tsv.gz", "valid.tsv.gz", "test.tsv.gz"), 400)],
-    ids=lambda value: value if isinstance(value, str) else "")
-def test_public_logs(name, data, logs, rows, tmp_path, shared_data):
-    """On the first rows of their files; all of Beauty takes two minutes."""
-    folder, part = shared_data / data, tmp_path / "part"
+def first_rows(folder, logs, rows, part):
+    """A public data set's items and the first rows of its logs, in `part`."""
     if not folder.is_dir():
         pytest.skip(f"no {folder}")
     part.mkdir()
@@ -64,5 +58,39 @@ def test_public_logs(name, data, logs, rows, tmp_path, shared_data):
         with (gzip.open(folder / file, "rt") as log,
               gzip.open(part / file, "wt") as first):
             first.writelines(itertools.islice(log, rows))
+
+
+@pytest.mark.parametrize("name, data, logs, rows", [
+    ("beauty", "amazon14_beauty", ("sequences.tsv.gz",), 300),
+    ("office", "amazon14_office", ("sequences.tsv.gz",), 300),
+    ("minionerec_office", "minionerec_office",
+     ("train_recovered.tsv.gz", "valid.tsv.gz", "test.tsv.gz"), 400)],
+    ids=lambda value: value if isinstance(value, str) else "")
+def test_public_logs(name, data, logs, rows, tmp_path, shared_data):
+    """On the first rows of their files; all of Beauty takes two minutes."""
+    part = tmp_path / "part"
+    first_rows(shared_data / data, logs, rows, part)
     found = ran(name, tmp_path / "work", f"data.path={part}", "seeds=[0]")
     assert list(found["test"]) == ["model", "decoder alone"]
+
+
+def test_ideas_on_beauty(tmp_path, shared_data, load_file, capsys):
+    """The base, another seed, and both fused; then read back."""
+    part = tmp_path / "part"
+    first_rows(shared_data / "amazon14_beauty", ("sequences.tsv.gz",), 300, part)
+    ideas = load_file(FOLDER / "beauty_ideas.py")
+    asked = ["--workdir", str(tmp_path / "work"), "--quick", "--json",
+             "--set", f"data.path={part}"]
+    ideas.main(asked)
+    first = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert list(first) == list(ideas.QUICK)
+    base, other, both = first.values()
+    assert base["all.ndcg@10 minus base"] == [0, 0, 0]
+    for name in ("all", "decoder"):
+        gap, low, high = other[f"{name}.ndcg@10 minus base"]
+        assert gap == pytest.approx(other[f"{name}.ndcg@10"] - base[f"{name}.ndcg@10"])
+        assert low <= gap <= high
+        assert 0 <= both[f"{name}.recall@10"] <= 1
+    assert base["decoder.ndcg@10"] != other["decoder.ndcg@10"]
+    ideas.main(asked)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == first
