@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+import oxyrec_jax
 import tiny_workdir
 from oxyrec_jax import cli, workflow, workspace
 from oxyrec_jax.train.parameters import read_params
@@ -70,6 +71,11 @@ def test_help_lists_all_verbs_and_loads_no_network():
         capture_output=True, text=True, check=True)
     assert all(f"• {verb} " in found.stdout for verb in cli.VERBS)
     assert found.stdout.splitlines()[-1] == "False"
+
+
+def test_the_release_is_told(oxyrec):
+    found = oxyrec("--version")
+    assert (found.code, found.out) == (0, f"oxyrec_jax {oxyrec_jax.__version__}\n")
 
 
 def test_json_is_all_of_standard_output(trained):

@@ -10,7 +10,7 @@ from typing import Annotated, Union
 import tyro
 from tyro.conf import subcommand
 
-from oxyrec_jax import compile_cache
+from oxyrec_jax import __version__, compile_cache
 from oxyrec_jax.cli import extras
 from oxyrec_jax.cli.building import Align, Prepare, Quickstart, Tokenize, Train
 from oxyrec_jax.cli.exporting import Export
@@ -41,7 +41,11 @@ def main(arguments: list[str] | None = None) -> None:
         interrupted, 1 where a verb says so of what it found.
     """
     _set_up_logging()
-    verb = _parse(sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments == ["--version"]:
+        print(f"oxyrec_jax {__version__}")
+        return
+    verb = _parse(arguments)
     kept = compile_cache.keep()
     try:
         found = verb.work()
@@ -88,7 +92,7 @@ def _parse(arguments: list[str]) -> Verb:
         Union[choices], prog="oxyrec", args=arguments,  # type: ignore
         description="Generative recommendation on JAX: from a behaviour log to a "
         "measured recommender.\n\nBegin with `oxyrec quickstart`; `oxyrec VERB "
-        "--help` shows a verb's options and examples.")
+        "--help` shows a verb's options and examples, `oxyrec --version` the release.")
 
 
 def _set_up_logging() -> None:

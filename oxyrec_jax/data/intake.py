@@ -24,6 +24,7 @@ from oxyrec_jax.base import InputError
 _LINE_LIMIT = 64 << 20  # bytes; a longer line is no row of any format read here
 _LINES_BETWEEN_SIGNS = 1 << 16
 _TEXT_KEPT = 200  # characters of a bad row in the quarantine file
+_NEARLY = 0.9  # ours: of the bad rows, for a reason to be told what mends it
 _MEMBER_LIMIT, _RATIO_LIMIT = 1 << 30, 1000  # a larger member may not inflate so much
 
 
@@ -48,6 +49,8 @@ class Intake(contextlib.AbstractContextManager):
     """What a run reads: its files, its good rows, its bad rows.
 
     Leaving the block puts the quarantine file in its place, also when the run failed.
+    One of an earlier run stays until there are other bad rows to tell of, or until a
+    whole run found none.
 
     Attributes:
       quarantine: where bad rows are written; no file where there are none.
@@ -62,13 +65,20 @@ class Intake(contextlib.AbstractContextManager):
         self.good = self.bad = 0
         self.reasons: collections.Counter[str] = collections.Counter()
         self._first = ""
+        self._by_file: collections.Counter[tuple[str, str]] = collections.Counter()
+        self._advice: dict[tuple[str, str], str] = {}
         self._files: dict[str, pathlib.Path] = {}
         self._stack = contextlib.ExitStack()
         self._file: IO | None = None
-        self.quarantine.unlink(missing_ok=True)
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object = None, error: object = None,
+                 trace: object = None) -> None:
         self._stack.close()
+        if kind is None and not self.bad:
+            self.quarantine.unlink(missing_ok=True)
+        if isinstance(error, InputError):
+            with self.naming():
+                raise error
 
     def accept(self, rows: int = 1) -> None:
         """Counts good rows."""
@@ -94,16 +104,47 @@ class Intake(contextlib.AbstractContextManager):
         self._first = self._first or f"{place} line {line}: {reason}"
         self.bad += 1
         self.reasons[reason] += 1
+        self._by_file[str(place), reason] += 1
+
+    def explain(self, place: Place, reason: str, advice: str) -> None:
+        """Keeps what mends rows that are bad for a reason; the first one counts.
+
+        Args:
+          place: the file.
+          reason: as given to `reject`.
+          advice: what is likely wrong and which setting mends it, a clause.
+        """
+        self._advice.setdefault((str(place), reason), advice)
+
+    @contextlib.contextmanager
+    def naming(self) -> Iterator[None]:
+        """Adds to an `InputError` of the block where bad rows lie, if there are any."""
+        try:
+            yield
+        except InputError as error:
+            if not self.bad:
+                raise
+            raise InputError(f"{error}; the {self.bad} bad rows before that are in "
+                             f"{self.quarantine}") from error
 
     def check(self) -> None:
-        """Raises `InputError` where bad rows are more than the stated share."""
+        """Raises `InputError` where bad rows are more than the stated share.
+
+        Where nearly all of them are bad for one reason it says what mends that.
+        """
         rows = self.good + self.bad
-        if self.bad > self.max_bad_share * rows:
-            raise InputError(
-                f"{self.bad} of {rows} rows are bad ({self.bad / rows:.2%}), more than "
-                f"data.max_bad_share {self.max_bad_share:.2%}; the first is "
-                f"{self._first}; see {self.quarantine}, then mend the file or raise "
-                "the share")
+        if self.bad <= self.max_bad_share * rows:
+            return
+        most, count = self._by_file.most_common(1)[0]
+        advice = self._advice.get(most) if count >= _NEARLY * self.bad else None
+        last = f"see {self.quarantine}, then mend the file or raise the share"
+        if advice is not None:
+            last = f"{advice}; all of them are in {self.quarantine}" + (
+                "" if self.bad > rows / 2 else ", and a higher share leaves them out")
+        raise InputError(
+            f"{self.bad} of {rows} rows are bad ({self.bad / rows:.2%}), more than "
+            f"data.max_bad_share {self.max_bad_share:.2%}; the first is {self._first}; "
+            f"{last}")
 
     def facts(self) -> dict[str, Any]:
         """Returns the manifest's entry: `file`, `rows`, `reasons`, `share`."""

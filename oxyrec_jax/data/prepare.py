@@ -92,7 +92,8 @@ def prepare(cfg: DataConfig, folder: str | os.PathLike) -> dict[str, Any]:
         log = _read(cfg, intake)
     intake.check()
     counts = {"rows": intake.good, "events_read": len(log.user)}
-    prepared = _arrange(_filter(log, cfg, counts), cfg, counts)
+    with intake.naming():
+        prepared = _arrange(_filter(log, cfg, counts), cfg, counts)
     facts = {
         "source": cfg.source, "protocol": prepared.protocol,
         "tie_policy": cfg.tie_policy, "config": dataclasses.asdict(cfg),

@@ -114,6 +114,44 @@ def test_a_clean_run_leaves_no_quarantine_of_an_older_one(tmp_path):
     assert not path.exists() and take.facts()["file"] is None
 
 
+def test_bad_rows_of_an_earlier_run_outlive_an_error(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text("old")
+    with pytest.raises(InputError, match="^no column$"):
+        with Intake(path, 0.0):
+            raise InputError("no column")
+    assert path.read_text() == "old"
+
+
+def test_an_error_after_bad_rows_says_where_they_are(tmp_path):
+    path = tmp_path / "q.jsonl"
+    with pytest.raises(InputError, match=r"^cut short; the 1 bad rows .*q\.jsonl$"):
+        with Intake(path, 0.5) as take:
+            take.reject(Place(tmp_path / "x"), 1, "bad")
+            raise InputError("cut short")
+    assert path.read_text().count("\n") == 1
+
+
+def test_what_mends_rows_is_told_where_nearly_all_bad_ones_need_it(tmp_path):
+    log, other = Place(tmp_path / "log.csv"), Place(tmp_path / "other.csv")
+    with Intake(tmp_path / "q.jsonl", 0.1) as take:
+        take.explain(log, "no user", "turn the page")
+        take.explain(log, "no user", "unheard")
+        for line in range(9):
+            take.reject(log, line, "no user")
+        take.reject(other, 1, "no user")  # 9 of 10 are the log's
+        with pytest.raises(InputError, match=(
+                r"10 of 10 rows .*log\.csv line 0: no user; turn the page; all of them "
+                r"are in .*q\.jsonl$")):
+            take.check()
+        take.accept(10)
+        with pytest.raises(InputError, match="turn the page.*a higher share leaves"):
+            take.check()
+        take.reject(other, 2, "no user")  # 9 of 11 no longer are nearly all
+        with pytest.raises(InputError, match="mend the file or raise the share"):
+            take.check()
+
+
 def test_a_full_disk_while_keeping_bad_rows_says_so(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -109,8 +109,12 @@ def _csv_blocks(place: Place, intake: Intake, wanted: Sequence[str],
     skipped: list[int] = []
 
     def skip(row: pa.csv.InvalidRow) -> str:
-        intake.reject(place, row.number, f"expected {row.expected_columns} columns",
-                      row.text)
+        reason = f"expected {row.expected_columns} columns"
+        intake.reject(place, row.number, reason, row.text)
+        intake.explain(place, reason, f"by {delimiter!r} the header has "
+                       f"{row.expected_columns} columns and that row "
+                       f"{row.actual_columns}; another separator is told by --set "
+                       "'data.delimiter=;'")
         skipped.append(row.number)
         return "skip"
     with intake.open(place) as file:

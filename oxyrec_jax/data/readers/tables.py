@@ -1,7 +1,6 @@
 """Any event table in CSV or Parquet, by a map from the schema to its columns."""
 
 import dataclasses
-import datetime
 import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +15,10 @@ from oxyrec_jax.data import schema
 from oxyrec_jax.data.intake import Intake, Place
 from oxyrec_jax.data.readers import columns as text_columns
 from oxyrec_jax.data.readers import items as item_fields
+from oxyrec_jax.data.readers import times
 
-_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000,
-               "iso": 1_000_000}
+_NUMBERS = ("price", "rating")
+_NO_ITEM, _AGAIN = "no item", "the item has a row already"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +77,12 @@ def read_table(
       The log, in file order, with the columns that the map names.
 
     Raises:
-      InputError: a column or file is missing, damaged or empty, or an unknown unit.
+      InputError: a column or file is missing, damaged or empty, an unknown unit, or
+        times that are likely of another.
     """
-    if time_unit not in _PER_SECOND:
+    if time_unit not in times.PER_SECOND:
         raise InputError(f"data.time_unit is {time_unit!r}, expected one of "
-                         f"{', '.join(_PER_SECOND)}")
+                         f"{', '.join(times.PER_SECOND)}")
     if not columns.user or not columns.item:
         raise InputError("data.columns must name the columns of user and item")
     table = _Table(columns, time_unit, min_rating)
@@ -89,6 +90,8 @@ def read_table(
     for numbers, block in text_columns.blocks(events, intake, wanted,
                                               delimiter=delimiter):
         table.add(events, intake, numbers, block)
+    if columns.time:
+        times.check(table.clock(), time_unit, columns.time, events)
     fields = item_fields.ItemFields(list(table.names["item"].index), text_fields)
     if items is not None:
         _read_items(items, intake, item_columns, delimiter,
@@ -125,6 +128,10 @@ class _Table:
         for row in bad:
             intake.reject(place, int(numbers[row]), reasons[row],
                           ", ".join(str(values[field][row]) for field in values))
+        for reason in set(reasons[bad]):
+            field = reason.partition(" ")[2]
+            first = values[field][int(np.argmax(reasons == reason))].as_py()
+            intake.explain(place, reason, self._advice(field, first))
         intake.accept(len(numbers) - len(bad))
         keep = (reasons == "").astype(bool)
         if "rating" in known:
@@ -143,13 +150,17 @@ class _Table:
         if "trigger" in values:
             self._triggers += values["trigger"].filter(kept).to_pylist()
 
+    def clock(self) -> np.ndarray:
+        """Times so far, `[E]` int64 in their unit."""
+        return np.concatenate([np.zeros(0, np.int64), *self._parts["time"]])
+
     def log(self, items: pa.Table) -> schema.Log:
         parts = {field: np.concatenate(part) if part else np.zeros(0, np.int32)
                  for field, part in self._parts.items()}
         user, item = parts.pop("user"), parts.pop("item")
         clock = parts.get("time")
         if clock is not None:
-            parts["time"] = clock // _PER_SECOND[self._unit]
+            parts["time"] = clock // times.PER_SECOND[self._unit]
         if "trigger" in self._map:
             index = self.names["item"].index
             parts["trigger"] = np.array([index.get(name or "", -1)
@@ -166,11 +177,19 @@ class _Table:
             queries=tuple(self.names["query"].index))
 
     def _times(self, values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-        if self._unit != "iso":
-            return text_columns.whole_numbers(values)
-        parsed = [_iso(text) for text in values.to_pylist()]
-        good = np.array([time is not None for time in parsed])
-        return np.array([time or 0 for time in parsed], np.int64), good
+        return times.read(values, self._unit)
+
+    def _advice(self, field: str, text: str | None) -> str:
+        """What mends rows that are bad in a field, where the first of them holds this.
+        """
+        name = self._map[field]
+        if field == "time":
+            return times.advice(text, self._unit, name)
+        if field in _NUMBERS:
+            return (f"column {name!r} holds {str(text)[:40]!r}, expected numbers such "
+                    f"as 9.50; mend it, or give no data.columns.{field}")
+        return (f"column {name!r} is empty there; name another with --set "
+                f"data.columns.{field}=NAME")
 
 
 def _prices(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -179,27 +198,21 @@ def _prices(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return np.where(empty, np.nan, amounts), good | empty
 
 
-def _iso(text: str | None) -> int | None:
-    try:
-        time = datetime.datetime.fromisoformat(text or "")
-    except ValueError:
-        return None
-    if time.tzinfo is None:
-        time = time.replace(tzinfo=datetime.UTC)
-    epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-    return (time - epoch) // datetime.timedelta(microseconds=1)
-
-
 def _read_items(place: Place, intake: Intake, columns: ItemColumns, delimiter: str,
                 index: Mapping[str, int], fields: item_fields.ItemFields) -> None:
     seen: set[str] = set()
     names = {field: name for field, name in dataclasses.asdict(columns).items() if name}
+    intake.explain(place, _NO_ITEM, f"column {columns.item!r} is empty there; name "
+                   "another with --set data.item_columns.item=NAME")
+    intake.explain(place, _AGAIN, f"column {columns.item!r} names items more than once;"
+                   " keep one row of each, or name another column with --set "
+                   "data.item_columns.item=NAME")
     for line, row in _item_rows(place, intake, names, delimiter):
         item = row.pop("item", None)
         if item is None or item == "":
-            intake.reject(place, line, "no item", row)
+            intake.reject(place, line, _NO_ITEM, row)
         elif str(item) in seen:
-            intake.reject(place, line, "the item has a row already", row)
+            intake.reject(place, line, _AGAIN, row)
         else:
             seen.add(str(item))
             intake.accept()
