@@ -8,6 +8,9 @@ NDCG@10 are .0114 and .0053 for popularity, .0780 and .0475 for Markov. Those of
 baskets are in basket_baselines.py.
 """
 
+import dataclasses
+from collections.abc import Callable
+
 import numpy as np
 import scipy.sparse
 
@@ -107,19 +110,7 @@ def title_knn(events: Events, targets: Targets, k: int, embeddings: np.ndarray
     Raises:
       ValueError: not one row an item, or a number that is not finite.
     """
-    order = by_popularity(events)
-    vectors = _unit(embeddings, order)
-    place = places(order)
-    exclude = not _repeating(events)
-    history = split_rows.recent(events, targets, BACK)
-    lists = np.full((len(targets), k), -1, np.int32)
-    for first in range(0, len(targets), _CHUNK):
-        asked = _query(history[first:first + _CHUNK], place)
-        scores = (asked.astype(np.float32) @ vectors) @ vectors.T
-        if exclude:
-            scores[asked.nonzero()] = -np.inf
-        lists[first:first + _CHUNK] = best_dense(scores, order, k)
-    return lists
+    return _title_lists(_read_titles(events, embeddings), events, targets, k)
 
 
 def markov_title(events: Events, targets: Targets, k: int, embeddings: np.ndarray
@@ -138,34 +129,7 @@ def markov_title(events: Events, targets: Targets, k: int, embeddings: np.ndarra
 
     Source: ours; it asks what a network that mixes both adds to the two.
     """
-    order = by_popularity(events)
-    vectors = _unit(embeddings, order)
-    place = places(order)
-    followed = split_rows.expand(events, events.train)
-    transitions = _transitions(split_rows.recent(events, followed, BACK), followed.item,
-                               place)
-    exclude = not _repeating(events)
-    history = split_rows.recent(events, targets, BACK)
-    lists = np.full((len(targets), k), -1, np.int32)
-    for first in range(0, len(targets), _CHUNK):
-        part = targets.take(np.arange(first, min(first + _CHUNK, len(targets))))
-        asked = _query(history[first:first + _CHUNK], place).astype(np.float32)
-        counted = (asked @ transitions).toarray() / _WEIGHTS[0] ** 2
-        total = counted.sum(axis=1, keepdims=True)
-        query = asked @ vectors
-        query /= np.maximum(np.linalg.norm(query, axis=1, keepdims=True), 1e-12)
-        near = np.exp(_SHARP * (query @ vectors.T - 1))
-        if exclude:
-            row, event = split_rows.histories(events, part)
-            known = row, place[events.items[event]]
-            near[known] = counted[known] = 0
-        share = 1 / (1 + np.log1p(total))
-        scores = (counted * ((1 - share) / np.maximum(total, 1e-12))
-                  + near * (share / np.maximum(near.sum(axis=1, keepdims=True), 1e-30)))
-        if exclude:
-            scores[known] = -np.inf
-        lists[first:first + _CHUNK] = best_dense(scores, order, k)
-    return lists
+    return _mixed_lists(_read_titles(events, embeddings), events, targets, k)
 
 
 def recommend(events: Events, targets: Targets, k: int, *,
@@ -190,9 +154,10 @@ def recommend(events: Events, targets: Targets, k: int, *,
     lists = {"popularity": popularity(events, targets, k),
              "markov": markov(events, targets, k)}
     if embeddings is not None:
-        lists["title_knn"] = title_knn(events, targets, k, embeddings)
+        titles = _read_titles(events, embeddings)
+        lists["title_knn"] = _title_lists(titles, events, targets, k)
         lists["title_knn_shuffled"] = lists["title_knn"]
-        lists["markov_title"] = markov_title(events, targets, k, embeddings)
+        lists["markov_title"] = _mixed_lists(titles, events, targets, k)
     lists["popularity_shuffled"] = lists["popularity"]
     lists["markov_shuffled"] = markov_shuffled(events, targets, k, seed=seed)
     return {name: lists[name] for name in NAMES if name in lists}
@@ -219,20 +184,84 @@ def _transitions(before: np.ndarray, followed: np.ndarray, place: np.ndarray
         (_WEIGHTS[back], pairs), (len(place), len(place))).tocsr()
 
 
-def _unit(embeddings: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Text vectors scaled to length 1, float32, in this order."""
+@dataclasses.dataclass(frozen=True)
+class _Titles:
+    """What the recommenders by title begin with; items are numbered by popularity.
+
+    Attributes:
+      order, place: `[N]` ids by number, and numbers by id.
+      vectors: `[N, D]` float32 text vectors of length 1.
+      repeating: people take an item again; else no list holds what was asked for.
+    """
+
+    order: np.ndarray
+    place: np.ndarray
+    vectors: np.ndarray
+    repeating: bool
+
+
+def _read_titles(events: Events, embeddings: np.ndarray) -> _Titles:
+    order = by_popularity(events)
     if embeddings.ndim != 2 or len(embeddings) != len(order):
         raise ValueError(f"{embeddings.shape=}, expected [{len(order)}, D]")
     vectors = embeddings[order].astype(np.float32)
     if not np.isfinite(vectors).all():
         raise ValueError("the item embeddings hold numbers that are not finite")
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-
-
-def _repeating(events: Events) -> bool:
-    """Whether people take an item again."""
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     train = split_rows.expand(events, events.train)
-    return len(train) > 0 and split_rows.repeats(events, train).mean() >= _REPEATS
+    repeating = (len(train) > 0
+                 and split_rows.repeats(events, train).mean() >= _REPEATS)
+    return _Titles(order, places(order), vectors, repeating)
+
+
+def _title_lists(titles: _Titles, events: Events, targets: Targets, k: int
+                 ) -> np.ndarray:
+    """As `title_knn`."""
+    def score(part: Targets, asked: scipy.sparse.csr_array) -> np.ndarray:
+        scores = (asked @ titles.vectors) @ titles.vectors.T
+        if not titles.repeating:
+            scores[asked.nonzero()] = -np.inf
+        return scores
+    return _dense_lists(titles, events, targets, k, score)
+
+
+def _mixed_lists(titles: _Titles, events: Events, targets: Targets, k: int
+                 ) -> np.ndarray:
+    """As `markov_title`."""
+    followed = split_rows.expand(events, events.train)
+    transitions = _transitions(split_rows.recent(events, followed, BACK), followed.item,
+                               titles.place)
+
+    def score(part: Targets, asked: scipy.sparse.csr_array) -> np.ndarray:
+        counted = (asked @ transitions).toarray() / _WEIGHTS[0] ** 2
+        total = counted.sum(axis=1, keepdims=True)
+        query = asked @ titles.vectors
+        query /= np.maximum(np.linalg.norm(query, axis=1, keepdims=True), 1e-12)
+        near = np.exp(_SHARP * (query @ titles.vectors.T - 1))
+        if not titles.repeating:
+            row, event = split_rows.histories(events, part)
+            known = row, titles.place[events.items[event]]
+            near[known] = counted[known] = 0
+        share = 1 / (1 + np.log1p(total))
+        scores = (counted * ((1 - share) / np.maximum(total, 1e-12))
+                  + near * (share / np.maximum(near.sum(axis=1, keepdims=True), 1e-30)))
+        if not titles.repeating:
+            scores[known] = -np.inf
+        return scores
+    return _dense_lists(titles, events, targets, k, score)
+
+
+def _dense_lists(titles: _Titles, events: Events, targets: Targets, k: int,
+                 score: Callable[[Targets, scipy.sparse.csr_array], np.ndarray]
+                 ) -> np.ndarray:
+    """Lists by the scores `[R', N]` of some targets and what they ask for `[R', N]`."""
+    history = split_rows.recent(events, targets, BACK)
+    lists = np.full((len(targets), k), -1, np.int32)
+    for first in range(0, len(targets), _CHUNK):
+        part = targets.take(np.arange(first, min(first + _CHUNK, len(targets))))
+        asked = _query(history[first:first + _CHUNK], titles.place).astype(np.float32)
+        lists[first:first + _CHUNK] = best_dense(score(part, asked), titles.order, k)
+    return lists
 
 
 def _query(history: np.ndarray, place: np.ndarray) -> scipy.sparse.csr_array:
