@@ -31,8 +31,10 @@ from oxyrec_jax.ranking import catalogue_digest, load_ranker
 from oxyrec_jax.ready import (Ready, instruction_table_of, load,
                               starting_parameters, texts_of)
 from oxyrec_jax.rewards import mapping as rewards_lib
+from oxyrec_jax.rewards.judge.service import Judge
+from oxyrec_jax.tokenizer.sid_table import dataset_digest
 from oxyrec_jax.train import parameters
-from oxyrec_jax.train.align_loop import Judge, Setting, align_run, drawing
+from oxyrec_jax.train.align_loop import Setting, align_run, drawing
 from oxyrec_jax.train.align_settings import AlignConfig
 from oxyrec_jax.train.signals import (OF_RANKER, OF_VECTORS, SPEND, TRAJECTORY,
                                       SignalSources, check_names)
@@ -62,7 +64,7 @@ def align(space: Workspace, seeds: Sequence[int] | None = None) -> dict[str, Any
         raise InputError("an alignment begins with trained parameters; give "
                          "--start-from and the work directory of a trained run")
     ready, signals_of = _with_sources(space, load(space))
-    judge = _judge(space, ready)
+    judge = _with_judge(space, ready)
     mesh = parallel.make_mesh(cfg.mesh)
     found = {}
     seeds = cfg.seeds if seeds is None else seeds
@@ -104,8 +106,9 @@ def _setting(space: Workspace, ready: Ready, signals_of: SignalSources,
         """Ranks of what was chosen in the validation split, and rewards."""
         return {**validate(space, ready, params),
                 **rewards_of_lists(ready, signals_of, mapping, params, lists)}
+    score = judge and of_targets(judge, LogRequests(ready.dataset), "train")
     return Setting(ready.model, ready.catalogue, preferred, requests, signals_of,
-                   mapping, held_out, judge, _digests(cfg))
+                   mapping, held_out, score, _digests(cfg, judge))
 
 
 def _with_sources(space: Workspace, ready: Ready) -> tuple[Ready, SignalSources]:
@@ -136,7 +139,7 @@ def _with_ranker(space: Workspace, ready: Ready) -> tuple[Ready, Scorer | None]:
     return ready, scorer
 
 
-def _judge(space: Workspace, ready: Ready) -> Judge | None:
+def _with_judge(space: Workspace, ready: Ready) -> Judge | None:
     folder = space.cfg.align.judge
     if not folder:
         return None
@@ -146,12 +149,15 @@ def _judge(space: Workspace, ready: Ready) -> Judge | None:
                          "reward-sum or advantage-sum, or leave the judge out")
     base = open_workspace(pathlib.Path(folder), None)
     judge = load_judge(base, space.cfg.judge.kind, share=space.cfg.judge.share)
-    return of_targets(judge, LogRequests(ready.dataset), "train")
+    if judge.identity["dataset"] != dataset_digest(ready.dataset):
+        raise InputError(f"align.judge: the judge in {folder} was made from another "
+                         f"data set than {space.data} holds; make one on the same data")
+    return judge
 
 
-def _digests(cfg: AlignConfig) -> dict[str, Any]:
-    """What the ranking model was when a run began; a judge is not told apart."""
-    found = {}
+def _digests(cfg: AlignConfig, judge: Judge | None) -> dict[str, Any]:
+    """What ranking model and judge were when a run began."""
+    found = {} if judge is None else {"judge": judge.identity}
     if cfg.ranker:
         base = open_workspace(pathlib.Path(cfg.ranker), None)
         found["ranker"] = artifacts.value_digest(artifacts.read_json(
@@ -248,17 +254,16 @@ def rewards_of_lists(ready: Ready, signals_of: SignalSources,
 
     Returns:
       Means over requests: "reward@1" of the first item, "reward@10" over the list, and
-      "reward.<component>@10", normalised.
+      "reward.<component>@10", normalised. A list may be shorter than 10; an empty one
+      is worth 0.
     """
     preferred = first_items(ready.leaves)
     sums = np.zeros(2 + len(mapping.names))
     for batch in lists:
         beams = recommend(ready.model, params, batch, ready.catalogue,
                           beams=min(2 * LIST, ready.dataset.num_items))
-        total, parts = _rewards(signals_of, mapping, preferred, batch,
-                                beams.leaves[:, :LIST])
-        sums += [float(total[:, 0].sum()), float(total.mean(1).sum()),
-                 *np.asarray(parts.mean(1).sum(0), float)]
+        sums += np.concatenate([np.asarray(part, float) for part in _rewards(
+            signals_of, mapping, preferred, batch, beams.leaves[:, :LIST])])
     means = sums / sum(len(batch["rows"]) for batch in lists)
     return {"reward@1": means[0], f"reward@{LIST}": means[1],
             **{f"reward.{name}@{LIST}": float(means[2 + place])
@@ -267,10 +272,19 @@ def rewards_of_lists(ready: Ready, signals_of: SignalSources,
 
 @jax.jit
 def _rewards(signals_of: SignalSources, mapping: rewards_lib.RewardMapping,
-             preferred: jax.Array, batch: Any, leaves: jax.Array) -> tuple[Any, Any]:
-    found = rewards_lib.unify(mapping, signals_of(batch, preferred[leaves]),
+             preferred: jax.Array, batch: Any, leaves: jax.Array
+             ) -> tuple[jax.Array, jax.Array]:
+    """Sums over the requests `[2]`, of their first items' rewards and of their lists'
+    means, and of the means of the parts `[C]`; dead places count nowhere."""
+    real = leaves >= 0
+    items = jnp.where(real, preferred[leaves], -1)
+    found = rewards_lib.unify(mapping, signals_of(batch, items),
                               batch["asked_scenario"])
-    return found.total, found.parts
+    total = jnp.where(real, found.total, 0)
+    parts = jnp.where(real[..., None], found.parts, 0)
+    share = 1 / jnp.maximum(jnp.sum(real, axis=1), 1)
+    return (jnp.stack([jnp.sum(total[:, 0]), jnp.sum(total * share[:, None])]),
+            jnp.sum(parts * share[:, None, None], axis=(0, 1)))
 
 
 def worth(space: Workspace, trained: Mapping[str, Any], reward: pathlib.Path,

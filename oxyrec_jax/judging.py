@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from oxyrec_jax import llm, progress
+from oxyrec_jax import artifacts, llm, progress
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data.dataset import Dataset, load_dataset
 from oxyrec_jax.data.shop.knowledge import load_knowledge
@@ -118,8 +118,13 @@ def load_judge(space: Workspace, kind: str | None = None, *,
         raise InputError(f"{folder} was made from another data set than "
                          f"{space.data}; run oxyrec judge again")
     cfg = _as_made(space.cfg.judge, kind, manifest["settings"])
-    return Judge(open_aspects(space, dataset, cfg), weighting, seed=cfg.seed,
-                 share=cfg.share if share is None else share)
+    aspects = open_aspects(space, dataset, cfg)
+    share = cfg.share if share is None else share
+    identity = {"kind": kind, "name": aspects.name, "share": share, "seed": cfg.seed,
+                "dataset": manifest["dataset"], "weighting": _digest(manifest)}
+    if kind == "rules":  # they compare vectors of texts
+        identity["encoder"] = embeddings.describe_encoder(space.cfg.text)
+    return Judge(aspects, weighting, share=share, seed=cfg.seed, identity=identity)
 
 
 def of_targets(judge: Judge, log: LogRequests, split: str = "train"
@@ -154,6 +159,13 @@ def _as_made(cfg: JudgeSettings, kind: str, made: dict[str, Any]) -> JudgeSettin
         cfg, kind=kind, endpoint=endpoint, prompt=JudgePrompt(**made["prompt"]),
         **{name: made[name] for name in
            ("seed", "noise", "prefer", "against", "strength")})
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    """Of stage B: its features and its arrays."""
+    return artifacts.value_digest([manifest["features"], {
+        name: entry["sha256"] for name, entry in manifest["files"].items()
+        if name.startswith("weighting/")}])
 
 
 def open_aspects(space: Workspace, dataset: Dataset, cfg: JudgeSettings

@@ -1,16 +1,26 @@
 """`oxyrec align` in work directories: what it shares, makes, continues and refuses."""
 
+import contextlib
 import json
+import re
 import shutil
+import types
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from oxyrec_jax import aligning, cli, ready, workflow
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data.align_requests import AlignRequests
-from oxyrec_jax.rewards.mapping import load_mapping
+from oxyrec_jax.data.dataset import load_dataset
+from oxyrec_jax.decode.beam import Beams
+from oxyrec_jax.rewards.mapping import Component, fit_mapping, load_mapping
+from oxyrec_jax.tokenizer import sid_table
+from oxyrec_jax.tokenizer.trie import Leaves
+from oxyrec_jax.train import align_loop
 from oxyrec_jax.train.parameters import read_params
+from oxyrec_jax.train.signals import SignalSources
 
 SETTINGS = ("align.steps=4", "align.batch=8", "align.group=6", "align.log_every=2",
             "align.evaluate_every=2", "align.checkpoint_every=2", "align.fit=16",
@@ -110,6 +120,90 @@ def test_a_start_that_changed_is_refused(folders, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"step": 99}))
     with pytest.raises(InputError, match="seed0 began with the parameters of step"):
         workflow.align(space)
+
+
+@pytest.fixture
+def judged(folders, tmp_path, monkeypatch):
+    """A command to begin or continue an alignment under a judge, of which nothing is
+    computed, and one that makes the judge."""
+    class Begun:  # once it is sure that the run may go on
+        def __init__(self, setting, *args):
+            self.checkpoints = contextlib.nullcontext()
+
+        def until_done(self):
+            return align_loop.AlignOutcome(0.0, 0, 0, {}, {}, {}, "")
+    monkeypatch.setattr(align_loop, "_Run", Begun)
+    base = shutil.copytree(folders[0], tmp_path / "base")
+    folder = tmp_path / "aligned"
+    shutil.copytree(folders[1] / "train/seed0/reward", folder / "train/seed0/reward")
+
+    def make(seed):
+        cli.main(["judge", "--workdir", str(base), *[
+            word for one in ("steps=5", "batch=8") for word in
+            ("--set", f"judge.weighting.{one}")],
+            "--set", "judge.requests=20", "--set", f"judge.seed={seed}"])
+
+    def go(*more):
+        cli.main(["align", "--workdir", str(folder), "--start-from", str(base),
+                  "--judge", str(base), *options("align.policy.method=a2po", *more)])
+    make(0)
+    return go, make, base
+
+
+def test_an_alignment_is_continued_under_the_judge_that_it_began_with(judged, capsys):
+    go, make, base = judged
+    go()
+    told = json.loads((base.parent / "aligned/train/seed0/run.json").read_text())
+    assert told["judge"]["name"] == "rules on item text, no language model"
+    go()
+    make(0)  # the same again
+    go()
+    make(1)
+    with pytest.raises(SystemExit):
+        go("judge.share=0.5")
+    assert re.search("holds a run with another configuration .judge.seed: 0 there, 1 "
+                     "now, judge.share: 0.05 there, 0.5 now, judge.weighting: ",
+                     capsys.readouterr().err)
+
+
+def test_a_judge_of_another_data_set_is_refused(judged, folders):
+    base = judged[2]
+    path = base / "data/manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"source": "other"}))
+    path = base / "judge/rules/manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {
+        "dataset": sid_table.dataset_digest(load_dataset(base / "data"))}))
+    space = workflow.open_workspace(folders[1], None, (
+        "align.policy.method=a2po", f"align.judge={base}"))
+    with pytest.raises(InputError, match="was made from another data set"):
+        workflow.align(space)
+
+
+def test_dead_places_of_a_short_list_are_worth_nothing(monkeypatch):
+    """Codes 00, 01, 11; the first request chose item 2 and gets [2, 0], the second
+    chose 1 and gets [0]; the last is given nothing."""
+    codes = jnp.array([[0, 0], [0, 1], [1, 1]])
+    vectors = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    names = ("hit", "tokens", "diversity", "format")
+    leaves = jnp.array([[2, 0, -1, -1], [0, -1, -1, -1], [-1, -1, -1, -1]])
+    monkeypatch.setattr(aligning, "recommend", lambda *args, **options: Beams(
+        None, leaves, None, None))
+    opened = types.SimpleNamespace(
+        model=None, catalogue=None, dataset=types.SimpleNamespace(num_items=3),
+        leaves=Leaves(np.arange(4), np.arange(3)))
+    plain = Component("none", may_be_constant=True)
+    mapping = fit_mapping({name: np.array([0.0, 1.0]) for name in names},
+                          dict.fromkeys(names, plain), ["all"])
+    found = aligning.rewards_of_lists(
+        opened, SignalSources(codes, vectors, None, names), mapping, None, [{
+            "rows": np.arange(3), "targets": np.array([[2], [1], [2]]),
+            "asked_scenario": np.zeros(3, np.int32)}])
+    # tokens: g = 1/2, so the first code weighs 2/3; diversity: 1 - 0.6 = 0.4 twice
+    parts = {"hit": 1 / 2, "tokens": 1 / 2 + 2 / 3, "diversity": 0.4, "format": 1 + 1}
+    assert found == pytest.approx({
+        "reward@1": (1 + 1 + 0.4 + 1 + 0 + 2 / 3 + 0 + 1) / 4 / 3,
+        "reward@10": sum(parts.values()) / 4 / 3,
+        **{f"reward.{name}@10": part / 3 for name, part in parts.items()}})
 
 
 def test_requests_are_asked_once_an_epoch_and_hold_what_was_chosen(folders):

@@ -56,42 +56,44 @@ class SignalSources:
     instructed: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def __call__(self, batch: Batch, items: Array) -> dict[str, Array]:
-        """`[B, G]` float32 by name, for items `[B, G]`.
+        """`[B, G]` float32 by name, for items `[B, G]`; 0 where there is no item.
 
         Args:
           batch: with `targets` `[B, 1]`, what the ranker reads, and for the signal
             trajectory `future` `[B, H]` int32, -1 where there is no later event, for
             spend `bought` and `paid` `[B, H]`.
-          items: candidates; they are compared within their row.
+          items: candidates, -1 where there is none; they are compared within their
+            row.
         """
         found: dict[str, Array] = {}
-        target = batch["targets"]
+        target, there = batch["targets"], items >= 0
+        known = jnp.maximum(items, 0)
         if "format" in self.names:
-            found["format"] = components.format_reward(items >= 0)
+            found["format"] = components.format_reward(there)
         if "hit" in self.names:
             found["hit"] = components.hit_reward(items, target[:, 0])
         if "tokens" in self.names:
             found["tokens"] = components.token_hit_reward(
-                self.codes[items], self.codes[target[:, 0]])
+                self.codes[known], self.codes[target[:, 0]])
         if TRAJECTORY in self.names:
             later = batch["future"]
             found[TRAJECTORY] = components.trajectory_reward(
-                self.codes[items], self.codes[jnp.maximum(later, 0)], later >= 0)
+                self.codes[known], self.codes[jnp.maximum(later, 0)], later >= 0)
         if SPEND in self.names:
             found[SPEND] = components.spend_reward(items, batch["bought"],
                                                    batch["paid"])
         if self.vectors is not None:
-            drawn = self.vectors[items]
+            drawn = self.vectors[known]
             if "relevance" in self.names:
                 asked = (batch["target_instruction"][:, 0] if self.instructed
                          else self.vectors[target[:, 0]])
                 found["relevance"] = components.relevance_reward(drawn, asked)
             if "diversity" in self.names:
-                found["diversity"] = components.diversity_reward(
-                    drawn, jnp.ones(items.shape, bool))
+                found["diversity"] = components.diversity_reward(drawn, there)
         if self.ranker is not None:
             found |= self._ranked(batch, items)
-        return {name: found[name].astype(jnp.float32) for name in self.names}
+        return {name: jnp.where(there, found[name], 0).astype(jnp.float32)
+                for name in self.names}
 
     def _ranked(self, batch: Batch, items: Array) -> dict[str, Array]:
         expected = self.ranker(batch, items)

@@ -1,7 +1,8 @@
 """The judge as a service to an aligner: between drawing candidates and updating."""
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,15 @@ class Judge:
       weighting: stage B.
       share: of the requests that are judged, 0 to 1.
       seed: of the hash that says which.
+      identity: JSON values that tell it from other judges, by which an alignment knows
+        that it is continued under the same one.
     """
 
     def __init__(self, aspects: AspectJudge, weighting: Weighting, *,
-                 share: float = 1.0, seed: int = 0):
+                 share: float = 1.0, seed: int = 0,
+                 identity: Mapping[str, Any] = MappingProxyType({})):
         self.aspects, self.weighting = aspects, weighting
+        self.identity = dict(identity)
         self._share, self._seed = share, seed
         self._counts: collections.Counter[str] = collections.Counter()
         self._spent = Spent()
