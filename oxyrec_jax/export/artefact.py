@@ -9,7 +9,7 @@ answer requests.
 import json
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -53,55 +53,22 @@ def export(space: Workspace, folder: pathlib.Path, *,
       InputError: no trained run, an unknown platform, a size below 1, or the written
         folder does not give the answers of this package.
     """
-    unknown = sorted(set(platforms) - {*PLATFORMS, "rocm"})
-    if unknown or not platforms:
-        raise InputError(f"--platforms {' '.join(platforms)}: expected some of cpu, "
-                         "cuda, rocm, tpu")
-    if not batches or min(batches) < 1 or examples < 1:
-        raise InputError(f"--batches {list(batches)} and {examples} examples: expected "
-                         "numbers of at least 1")
+    _check_options(platforms, batches, examples)
     ready = load(space, live=True)
     params = jax.device_put(parameters(space, ready, space.cfg.seeds[0]))
     catalogue = with_item_keys(ready.model, params, ready.catalogue)
     asked = _examples(space, ready, examples)
-    answers = recommend(ready.model, params, asked, catalogue, beams=space.cfg.beams)
+    beams = recommend(ready.model, params, asked, catalogue, beams=space.cfg.beams)
+    answers = {"codes": beams.codes, "leaves": beams.leaves,
+               "log_probs": beams.log_probs, "bound": beams.bound}
     arguments, tree = jax.tree.flatten((params, catalogue))
     programs = {size: _lower(ready, tree, arguments, asked, size, space.cfg.beams,
                              platforms) for size in sorted(set(batches))}
-    told = {"codes": answers.codes, "leaves": answers.leaves,
-            "log_probs": answers.log_probs, "bound": answers.bound}
-    arrays = {f"arguments/{place:04d}": np.asarray(leaf)
-              for place, leaf in enumerate(arguments)}
-    arrays |= {f"examples/{name}": np.asarray(rows) for name, rows in
-               (asked | told).items()}
-    arrays |= {f"default/{name}": rows for name, rows in _default(space, ready).items()}
-    arrays |= {"leaves/offsets": ready.leaves.offsets, "leaves/items":
-               ready.leaves.items}
-    facts = {
-        "made_by": f"oxyrec_jax {__version__}", "jax": jax.__version__,
-        "name": space.cfg.name, "beams": space.cfg.beams, "platforms": list(platforms),
-        "limit_per_sid": LIMIT_PER_SID, "tolerance": TOLERANCE,
-        "semantic_ids": ready.ids.manifest["root"],
-        "arguments": [_entry(f"arguments/{place:04d}", leaf.shape, leaf.dtype)
-                      for place, leaf in enumerate(arguments)],
-        "inputs": [_entry(name, rows.shape[1:], rows.dtype)
-                   for name, rows in asked.items()],
-        "outputs": [_entry(name, rows.shape[1:], rows.dtype)
-                    for name, rows in told.items()],
-        "programs": {str(size): {"file": f"search_{size}.mlirbc", "calling": {
-            name: getattr(program, name) for name in _CALLING}}
-            for size, program in programs.items()}}
-
-    def write(place: pathlib.Path) -> None:
-        for size, program in programs.items():
-            (place / f"search_{size}.mlirbc").write_bytes(
-                program.mlir_module_serialized)
-        table = sid_table.catalogue_table(ready.dataset, ready.ids)
-        (place / "items.json").write_text(json.dumps(
-            {name: table[name].to_pylist() for name in ("item_id", "title")}), "utf-8")
-        shutil.copyfile(run.__file__, place / "run.py")
-    manifest = artifacts.write_bundle(folder, kind=run.KIND, version=run.VERSION,
-                                      arrays=arrays, facts=facts, write_files=write)
+    manifest = artifacts.write_bundle(
+        folder, kind=run.KIND, version=run.VERSION,
+        arrays=_arrays(space, ready, arguments, asked, answers),
+        facts=_facts(space, ready, arguments, asked, answers, programs, platforms),
+        write_files=lambda place: _write_files(place, ready, programs))
     found: dict[str, Any] = {
         "folder": str(folder), "programs": sorted(programs),
         "platforms": list(platforms),
@@ -112,6 +79,66 @@ def export(space: Workspace, folder: pathlib.Path, *,
         except run.ArtefactError as error:
             raise InputError(str(error)) from None
     return found
+
+
+def _check_options(platforms: Sequence[str], batches: Sequence[int], examples: int
+                   ) -> None:
+    unknown = sorted(set(platforms) - {*PLATFORMS, "rocm"})
+    if unknown or not platforms:
+        raise InputError(f"--platforms {' '.join(platforms)}: expected some of cpu, "
+                         "cuda, rocm, tpu")
+    if not batches or min(batches) < 1 or examples < 1:
+        raise InputError(f"--batches {list(batches)} and {examples} examples: expected "
+                         "numbers of at least 1")
+
+
+def _arrays(space: Workspace, ready: Ready, arguments: Sequence[Any],
+            asked: Mapping[str, np.ndarray], answers: Mapping[str, Any]
+            ) -> dict[str, np.ndarray]:
+    """What lies in the folder as arrays, by name."""
+    return {
+        **{f"arguments/{place:04d}": np.asarray(leaf)
+           for place, leaf in enumerate(arguments)},
+        **{f"examples/{name}": np.asarray(rows)
+           for name, rows in {**asked, **answers}.items()},
+        **{f"default/{name}": rows for name, rows in _default(space, ready).items()},
+        "leaves/offsets": ready.leaves.offsets, "leaves/items": ready.leaves.items}
+
+
+def _facts(space: Workspace, ready: Ready, arguments: Sequence[Any],
+           asked: Mapping[str, np.ndarray], answers: Mapping[str, Any],
+           programs: Mapping[int, jax.export.Exported], platforms: Sequence[str]
+           ) -> dict[str, Any]:
+    """The manifest: how the programs are called, with what, and what they give."""
+    return {
+        "made_by": f"oxyrec_jax {__version__}", "jax": jax.__version__,
+        "name": space.cfg.name, "beams": space.cfg.beams, "platforms": list(platforms),
+        "limit_per_sid": LIMIT_PER_SID, "tolerance": TOLERANCE,
+        "semantic_ids": ready.ids.manifest["root"],
+        "arguments": [_entry(f"arguments/{place:04d}", leaf.shape, leaf.dtype)
+                      for place, leaf in enumerate(arguments)],
+        "inputs": [_entry(name, rows.shape[1:], rows.dtype)
+                   for name, rows in asked.items()],
+        "outputs": [_entry(name, rows.shape[1:], rows.dtype)
+                    for name, rows in answers.items()],
+        "programs": {str(size): {"file": _file(size), "calling": {
+            name: getattr(program, name) for name in _CALLING}}
+            for size, program in programs.items()}}
+
+
+def _write_files(place: pathlib.Path, ready: Ready,
+                 programs: Mapping[int, jax.export.Exported]) -> None:
+    """What lies in the folder beside arrays and manifest."""
+    for size, program in programs.items():
+        (place / _file(size)).write_bytes(program.mlir_module_serialized)
+    table = sid_table.catalogue_table(ready.dataset, ready.ids)
+    (place / "items.json").write_text(json.dumps(
+        {name: table[name].to_pylist() for name in ("item_id", "title")}), "utf-8")
+    shutil.copyfile(run.__file__, place / "run.py")
+
+
+def _file(size: int) -> str:
+    return f"search_{size}.mlirbc"
 
 
 def _lower(ready: Ready, tree: Any, arguments: Sequence[Any],
