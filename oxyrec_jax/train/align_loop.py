@@ -8,6 +8,7 @@ A judge stands outside: between drawing and updating it is given the requests an
 candidates, and answers with semantic rewards for the share of the groups that it saw.
 """
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -34,6 +35,7 @@ from oxyrec_jax.train import align, beginning, parameters, pauses
 from oxyrec_jax.train import step as step_lib
 from oxyrec_jax.train.align_settings import AlignConfig
 from oxyrec_jax.train.alarms import Watch
+from oxyrec_jax.train.counted import Counted
 from oxyrec_jax.train.run_log import RunLog
 from oxyrec_jax.train.signals import SignalSources
 
@@ -178,15 +180,20 @@ class _Run:
             self.log.truncate(-1)  # nothing, not even the start
         with progress.bar("aligning", cfg.steps) as advance, self.log:
             advance(self.done)
+            counted, compiled = Counted(advance), False
             if not resumed:
                 self._evaluate()
             while self.done < cfg.steps and not (self.watch.reason or
                                                  self.best.ends(cfg.patience)):
-                window += self._experience()
+                with (contextlib.nullcontext() if compiled else
+                      counted.compiling("the programs of an experience")):
+                    window += self._experience()
+                compiled = True
                 self.done += 1
                 if self.done % cfg.log_every == 0 or pauses.saves(cfg, self.done):
                     line = self._log_window(window)
-                    advance(0, f"reward {line['reward']:.3f}  kl {line['kl_ref']:.4f}")
+                    counted.note(
+                        f"reward {line['reward']:.3f}  kl {line['kl_ref']:.4f}")
                     window = []
                 advance(1)
                 if pauses.evaluates(cfg, self.done):

@@ -27,6 +27,7 @@ from oxyrec_jax.models.ranker import Ranker
 from oxyrec_jax.tokenizer.catalogue import Catalogue
 from oxyrec_jax.train import beginning, parameters, pauses
 from oxyrec_jax.train import step as step_lib
+from oxyrec_jax.train.counted import Counted
 from oxyrec_jax.train.objective import ObjectiveConfig, supervised_loss
 from oxyrec_jax.train.run_log import RunLog
 from oxyrec_jax.train.setup import Setup, feed, set_up
@@ -202,6 +203,7 @@ class _Run:
         compiled: set[tuple[int, ...]] = set()  # shapes: rows may differ in length
         with progress.bar("training", cfg.steps) as advance, self.log:
             advance(self.done)
+            counted = Counted(advance)
             while self.done < cfg.steps and not self.best.ends(cfg.patience):
                 batch = parallel.global_batch(next(batches), made.mesh)
                 shape = batch["segments"].shape
@@ -210,7 +212,9 @@ class _Run:
                     state, figures = made.step(state, batch, made.catalogue)
                 else:  # compiling is not step time
                     jax.block_until_ready([one.figures for one in window[-1:]])
-                    with self.clock.paused():
+                    with self.clock.paused(), counted.compiling(
+                            "the training step for batches of "
+                            f"{' x '.join(map(str, shape))}"):
                         state, figures = made.step(state, batch, made.catalogue)
                         jax.block_until_ready(figures)
                     if not compiled:
@@ -218,14 +222,15 @@ class _Run:
                     compiled.add(shape)
                 self.done += 1
                 window.append(_Step(figures, math.prod(shape), timed))
+                counted.handed(figures)
                 # A checkpoint closes the window too: a run that continues from it logs
                 # the same lines, and parameters that are not finite are never saved.
                 if self.done % cfg.log_every == 0 or pauses.saves(cfg, self.done):
+                    counted.wait()
                     line = self._log_window(window)
-                    advance(0, f"loss {line['loss']:.3f}  {line['targets/s']:.0f} "
-                               "targets/s")
+                    counted.note(f"loss {line['loss']:.3f}  {line['targets/s']:.0f} "
+                                 "targets/s")
                     window = []
-                advance(1)
                 self._pause_work(state, batches)
             self.checkpoints.wait()
         return self._outcome()

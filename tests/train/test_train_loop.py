@@ -50,8 +50,12 @@ def test_the_best_parameters_are_kept_and_patience_ends_the_run(data, tmp_path):
     assert (again.best, again.best_step, again.steps) == (0.5, 6, 12)
 
 
-def test_the_log_tells_every_window_and_every_evaluation(data, tmp_path):
+def test_the_log_tells_every_window_and_every_evaluation(data, tmp_path, caplog):
+    caplog.set_level("INFO", "oxyrec_jax")
     run(data, tmp_path, evaluate=Figures(0.1, 0.2))
+    said = [record.getMessage() for record in caplog.records]
+    assert said.count("compiling the training step for batches of 8 x 8") == 1
+    assert sum(line.startswith("training: 12/12 in ") for line in said) == 1
     lines = read_log(tmp_path / "log.jsonl")
     assert [(line["step"], "loss" in line) for line in lines] == [
         (3, True), (5, True), (6, True), (6, False), (9, True), (10, True), (12, True),
