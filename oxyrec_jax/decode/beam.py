@@ -27,7 +27,7 @@ exactly so.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -147,15 +147,8 @@ def beam_search(
 
     Source: ours; scores over the legal set as in xGR, https://arxiv.org/abs/2512.11529.
     """
-    if beams < 1 or batch < 0:
-        raise ValueError(f"{beams=} {batch=}, expected beams >= 1 and batch >= 0")
-    if normalise not in ("legal", "full"):
-        raise ValueError(f"{normalise=}, expected 'legal' or 'full'")
-    _check_ways(beams, batch, sampling, prefix, diversity, trie.depth)
-    if parts < 0 or parts and normalise != "legal":
-        raise ValueError(f"{parts=} with {normalise=}, expected 0, or 'legal'")
-    if cut < 0 or cut and (sampling is not None or diversity is not None):
-        raise ValueError(f"{cut=}, expected 0, or more in a plain search")
+    _check_search(beams, batch, normalise, sampling, diversity, parts, cut)
+    _check_prefix(prefix, batch, trie.depth)
     _check_state(state, batch, 1)
     bound = jnp.full(batch, -jnp.inf, jnp.float32)
     nodes = jnp.zeros((batch, 1), jnp.int32)
@@ -203,14 +196,7 @@ def beam_search(
         newest = jnp.where(dead, 0, _pick(next_codes, chosen))
         parents = chosen // slots
         paths = jnp.concatenate([_gather(paths, parents), newest[..., None]], axis=-1)
-    missing = [(0, 0), (0, beams - nodes.shape[1])]
-    paths = jnp.where(nodes[..., None] < 0, -1, paths)
-    return Beams(
-        jnp.pad(paths, [*missing, (0, 0)], constant_values=-1),
-        jnp.pad(nodes, missing, constant_values=-1),
-        jnp.pad(log_probs, missing, constant_values=-jnp.inf),
-        bound, tuple(levels),
-    )
+    return _padded(paths, nodes, log_probs, bound, levels, beams)
 
 
 def expand_items(
@@ -322,6 +308,19 @@ def _tell(scores: Array, codes: Array, paths: Array, ranked: Array, most: int) -
                  jnp.sum(scores > -jnp.inf, axis=(1, 2), dtype=jnp.int32), most)
 
 
+def _padded(paths: Array, nodes: Array, log_probs: Array, bound: Array,
+            levels: Sequence[Level], beams: int) -> Beams:
+    """The last level's beams, at most K, in exactly K places."""
+    missing = [(0, 0), (0, beams - nodes.shape[1])]
+    paths = jnp.where(nodes[..., None] < 0, -1, paths)
+    return Beams(
+        jnp.pad(paths, [*missing, (0, 0)], constant_values=-1),
+        jnp.pad(nodes, missing, constant_values=-1),
+        jnp.pad(log_probs, missing, constant_values=-jnp.inf),
+        bound, tuple(levels),
+    )
+
+
 def _follows(prefix: Array, codes: Array) -> Array:
     """Whether codes `[B, K', M]` are what `[B, l + 1]` prefixes ask for at level l."""
     wanted = jnp.where(jnp.all(prefix >= 0, axis=1), prefix[:, -1], -1)[:, None, None]
@@ -342,15 +341,26 @@ def _gather(values: Array, parents: Array) -> Array:
     return values.at[rows, parents].get(mode="promise_in_bounds")
 
 
-def _check_ways(beams: int, batch: int, sampling: Sampling | None,
-                prefix: Array | None, diversity: Diversity | None, depth: int) -> None:
-    if prefix is not None and (prefix.shape[:-1] != (batch,)
-                               or prefix.shape[1] > depth):
-        raise ValueError(f"{prefix.shape=}, expected ({batch}, at most {depth})")
+def _check_search(beams: int, batch: int, normalise: str, sampling: Sampling | None,
+                  diversity: Diversity | None, parts: int, cut: int) -> None:
+    if beams < 1 or batch < 0:
+        raise ValueError(f"{beams=} {batch=}, expected beams >= 1 and batch >= 0")
+    if normalise not in ("legal", "full"):
+        raise ValueError(f"{normalise=}, expected 'legal' or 'full'")
     if diversity is not None and beams % diversity.groups:
         raise ValueError(f"{beams=} for {diversity.groups} groups of one size")
     if diversity is not None and sampling is not None:
         raise ValueError("both sampling and diversity; draws differ by themselves")
+    if parts < 0 or parts and normalise != "legal":
+        raise ValueError(f"{parts=} with {normalise=}, expected 0, or 'legal'")
+    if cut < 0 or cut and (sampling is not None or diversity is not None):
+        raise ValueError(f"{cut=}, expected 0, or more in a plain search")
+
+
+def _check_prefix(prefix: Array | None, batch: int, depth: int) -> None:
+    if prefix is not None and (prefix.shape[:-1] != (batch,)
+                               or prefix.shape[1] > depth):
+        raise ValueError(f"{prefix.shape=}, expected ({batch}, at most {depth})")
 
 
 def _check_state(state: Any, batch: int, live: int) -> None:
