@@ -18,7 +18,7 @@ from oxyrec_jax.evaluate import rows
 from oxyrec_jax.instruction_store import instructions_of_log
 from oxyrec_jax.models.generator import Generator
 from oxyrec_jax.models.memory import count_successors
-from oxyrec_jax.models.nearest import nearest_items
+from oxyrec_jax.models.nearest import kept_nearest
 from oxyrec_jax.tokenizer import embeddings, sid_table
 from oxyrec_jax.tokenizer.catalogue import Catalogue, make_catalogue
 from oxyrec_jax.tokenizer.trie import Leaves
@@ -149,7 +149,8 @@ def _memory_tables(space: Workspace, dataset: Dataset) -> dict[str, Any]:
         if vectors is None:
             raise InputError(f"model.nearest is {cfg.nearest}, and no item of "
                              f"{space.data} has a text; set it to 0")
-        tables["nearest"] = nearest_items(vectors, most=cfg.nearest)
+        tables["nearest"] = kept_nearest(vectors, most=cfg.nearest,
+                                         cache_folder=space.folder / "cache")
     return tables
 
 

@@ -50,3 +50,32 @@ def test_more_items_than_a_block_holds():
 def test_vectors_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="not finite"):
         nearest.nearest_items(np.float32([[1, 0], [np.nan, 1]]), most=1)
+
+
+def test_a_table_is_kept_under_what_it_was_made_of(tmp_path, monkeypatch):
+    vectors = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    made = nearest.nearest_items(vectors, most=3)
+    first = nearest.kept_nearest(vectors, most=3, cache_folder=tmp_path / "cache")
+    with monkeypatch.context() as patch:
+        patch.delattr(nearest, "nearest_items")
+        again = nearest.kept_nearest(vectors, most=3, cache_folder=tmp_path / "cache")
+    for found in (first, again):
+        np.testing.assert_array_equal(found.items, made.items)
+        np.testing.assert_array_equal(found.cosines, made.cosines)
+    for others, most in ((vectors, 2), (vectors[::-1], 3)):
+        found = nearest.kept_nearest(others, most=most, cache_folder=tmp_path / "cache")
+        np.testing.assert_array_equal(found.items, nearest.nearest_items(
+            others, most=most).items)
+
+
+def test_a_damaged_table_is_made_again_and_one_that_cannot_be_kept_is_told(
+        tmp_path, caplog):
+    vectors = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    made = nearest.kept_nearest(vectors, most=3, cache_folder=tmp_path)
+    path, = tmp_path.glob("nearest-*/items.npy")
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    for folder, said in ((tmp_path, "items.npy was changed"), (path, "is not kept")):
+        found = nearest.kept_nearest(vectors, most=3, cache_folder=folder)
+        np.testing.assert_array_equal(found.items, made.items)
+        assert said in caplog.text
+    assert path.read_bytes()[-1:] != b"x"
