@@ -1,19 +1,23 @@
-"""Alignment on the simulated shop: objectives, shares of synthetic candidates, judges.
+"""Alignment on the simulated shop: objectives, synthetic candidates, judges, the log.
 
     python experiments/align.py --workdir runs/align --table methods --json
     python experiments/align.py --workdir runs/align --table judges --json
+    python experiments/align.py --workdir runs/align --table verifiable --json
     python experiments/align.py --workdir runs/align --table methods --rows grpo:0.33
 
 methods    GRPO, GSPO, SAPO and SA-GCPO, the last two with both orders of their two
            temperatures, at 0, 17, 33 and 50 % synthetic candidates
 judges     A2PO, Reward-Sum and Adv-Sum under a good (truth), a noisy and a
            conflicting judge, and GRPO on business rewards alone; 33 % synthetic
+verifiable what the log alone can check: GRPO on token hits of the chosen item, on the
+           trajectory of what the person went on to take, and each beside learning from
+           oneself, told the true intent where the requests carry noisy texts
 
 Every row starts from the same pre-trained runs and takes as many experiences, of as
-many candidates, with as many updates. The reward: codes that are right, conversion by a
-ranking model that is trained first, and diversity, the last two as quantiles among
-candidates. Figures are of the test split (P2: the last tenth of time):
-HR@1, HR@10, NDCG@10 of what was chosen, the reward of the served lists, and with
+many candidates, with as many updates. The reward, but for "verifiable": codes that are
+right, conversion by a ranking model that is trained first, and diversity, the last two
+as quantiles among candidates. Figures are of the test split (P2: the last tenth of
+time): HR@1, HR@10, NDCG@10 of what was chosen, the reward of the served lists, and with
 `--abtest` the lifts of a paired test in the shop against the pre-trained model of the
 same seed (`oxyrec abtest --paired`).
 
@@ -44,7 +48,7 @@ from oxyrec_jax.models.instructions import InstructionConfig
 from oxyrec_jax.report import figures, fragments, page
 from oxyrec_jax.rewards.mapping import Component
 from oxyrec_jax.train.align_loop import read_outcome
-from oxyrec_jax.train.align_settings import AlignConfig
+from oxyrec_jax.train.align_settings import AlignConfig, DistilConfig
 from oxyrec_jax.train.policy import PolicyConfig
 from oxyrec_jax.train.run_log import read_log
 from oxyrec_jax.train.step import OptimizerConfig
@@ -77,11 +81,14 @@ STREAMS = ("a2po", "reward-sum", "advantage-sum")
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One row of a table: how it is aligned, and who judges (None: nobody)."""
+    """One row of a table: how it is aligned, who judges (None: nobody), what is paid,
+    and the weight of learning from oneself."""
 
     policy: PolicyConfig
     synthetic: float
     judge: str | None = None
+    reward: Mapping[str, Component] = dataclasses.field(default_factory=lambda: REWARD)
+    distil: float = 0.0
 
 
 def rows_of(table: str) -> dict[str, Row]:
@@ -89,37 +96,46 @@ def rows_of(table: str) -> dict[str, Row]:
     if table == "methods":
         return {f"{name}:{share}": Row(policy, share)
                 for share in SHARES for name, policy in METHODS.items()}
+    if table == "verifiable":
+        return {f"{paid}{', distilled' if weight else ''}": Row(
+            METHODS["grpo"], 0.33, reward={paid: Component("none")}, distil=weight)
+                for weight in (0.0, 0.1) for paid in ("tokens", "trajectory")}
     return {"grpo:0.33": Row(METHODS["grpo"], 0.33), **{
         f"{stream}:{judge}": Row(PolicyConfig(stream), 0.33, judge)
         for judge in JUDGES for stream in STREAMS}}
 
 
-def base_config(seeds: Sequence[int], users: int) -> Experiment:
-    """The pre-trained model: the quickstart's network, told scenario and trigger.
+def base_config(table: str, seeds: Sequence[int], users: int) -> Experiment:
+    """The pre-trained model: the quickstart's network, told scenario and trigger, for
+    "verifiable" scenario and a noisy text.
 
     Without transition memory and item head: the policy that is aligned is the decoder,
     and they would go on answering as before. P2, as the ranking model has it, so that
     no reward has seen the test.
     """
     cfg = quickstart.get_config()
+    texts, told = table == "verifiable", cfg.instructions
+    if texts:
+        told = dataclasses.replace(told, train="noisy", evaluate="noisy")
     model = dataclasses.replace(
-        cfg.model, memory=False, item_head=False,
-        instructions=InstructionConfig("right", 2, scenarios=6, trigger=True))
+        cfg.model, memory=False, item_head=False, instructions=InstructionConfig(
+            "right", 2, scenarios=6, trigger=not texts, reasoning=texts))
     shop = dataclasses.replace(cfg.data.shop, users=users)
     return dataclasses.replace(
         cfg, name="Alignment: the pre-trained model", model=model, seeds=tuple(seeds),
-        data=dataclasses.replace(cfg.data, protocol="P2", shop=shop),
+        instructions=told, data=dataclasses.replace(cfg.data, protocol="P2", shop=shop),
         train=dataclasses.replace(cfg.train, optimizer=dataclasses.replace(
             cfg.train.optimizer, learning_rate=4e-3)))
 
 
-def align_config(row: Row, steps: int, ranker: pathlib.Path, base: pathlib.Path
-                 ) -> AlignConfig:
+def align_config(row: Row, steps: int, ranker: pathlib.Path | None,
+                 base: pathlib.Path) -> AlignConfig:
     """How a row is aligned; the group is as long as the shop's slates."""
     return AlignConfig(
         steps=steps, batch=32, group=8, synthetic=row.synthetic, updates=2, staleness=1,
-        policy=row.policy, anchor=ANCHOR, reward=REWARD,
-        ranker=str(ranker.resolve()),
+        policy=row.policy, anchor=ANCHOR, reward=row.reward,
+        distil=DistilConfig(row.distil), ranker="" if ranker is None else str(
+            ranker.resolve()),
         judge="" if row.judge is None else str(base.resolve()),
         optimizer=OptimizerConfig(learning_rate=RATE, warmup=10, schedule=SCHEDULE,
                                   weight_decay=0.0),
@@ -130,7 +146,7 @@ def main() -> None:
     """Runs the table that is asked for, prints it and writes its page."""
     options = _options()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-    base, ranker = foundations(options.workdir, options.seeds, options.users)
+    base, ranker = foundations(options)
     every = rows_of(options.table)
     unknown = [name for name in options.rows or () if name not in every]
     if unknown:
@@ -162,8 +178,9 @@ def reproduce(table: str, names: Sequence[str], workdir: pathlib.Path, *,
     """Figures of rows of a table, one for each seed, for `oxyrec reproduce`."""
     if settings:
         raise InputError("experiments/align.py makes its own data and takes no --set")
-    options = argparse.Namespace(workdir=workdir, seeds=SEEDS, users=2_000, steps=200)
-    base, ranker = foundations(workdir, SEEDS, options.users)
+    options = argparse.Namespace(workdir=workdir, table=table, seeds=SEEDS, users=2_000,
+                                 steps=200)
+    base, ranker = foundations(options)
     every, found = rows_of(table), {}
     for name in [name for name in names if name in every]:
         space = aligned(options, base, ranker, name, every[name])
@@ -183,7 +200,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
-    parser.add_argument("--table", choices=("methods", "judges"), required=True)
+    parser.add_argument("--table", choices=("methods", "judges", "verifiable"),
+                        required=True)
     parser.add_argument("--rows", nargs="+", help="of the table, such as grpo:0.33")
     parser.add_argument("--steps", type=int, default=200, help="experiences (200)")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
@@ -196,30 +214,42 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def foundations(workdir: pathlib.Path, seeds: Sequence[int], users: int
-                ) -> tuple[workspace.Workspace, workspace.Workspace]:
-    """The pre-trained model and the ranking model, trained or read back."""
-    base = workflow.open_workspace(workdir / "pre-trained", base_config(seeds, users))
+def foundations(options: argparse.Namespace
+                ) -> tuple[workspace.Workspace, workspace.Workspace | None]:
+    """The pre-trained model and the ranking model, trained or read back; None where no
+    reward of the table asks it."""
+    base = workflow.open_workspace(_folder(options, "pre-trained"), base_config(
+        options.table, options.seeds, options.users))
     workflow.prepare_and_tokenize(base)
     workflow.train(base)
+    if options.table == "verifiable":
+        return base, None
     cfg = config.load_experiment(pathlib.Path(__file__).with_name("ranker.py"))
     cfg = dataclasses.replace(cfg, data=base.cfg.data, tokenizer=base.cfg.tokenizer,
                               text=base.cfg.text)
-    ranker = workspace.share(workflow.open_workspace(workdir / "ranker", cfg), base)
+    ranker = workspace.share(workflow.open_workspace(_folder(options, "ranker"), cfg),
+                             base)
     workflow.train(ranker)
     return base, ranker
 
 
+def _folder(options: argparse.Namespace, name: str) -> pathlib.Path:
+    """Of a run; "verifiable" starts from another network, so it lies apart."""
+    apart = [options.table] if options.table == "verifiable" else []
+    return options.workdir.joinpath(*apart, name.replace(":", "-").replace(", ", "-"))
+
+
 def aligned(options: argparse.Namespace, base: workspace.Workspace,
-            ranker: workspace.Workspace, name: str, row: Row) -> workspace.Workspace:
+            ranker: workspace.Workspace | None, name: str, row: Row
+            ) -> workspace.Workspace:
     """Aligns a row, or what is left of it."""
-    folder = options.workdir / name.replace(":", "-").replace(", ", "-")
+    folder = _folder(options, name)
     if row.judge is not None and not (base.folder / "judge" / row.judge).exists():
         judging.judge(_judged_by(base, row.judge), "train")
     cfg = aligning.begin(folder, str(base.folder))
     cfg = dataclasses.replace(
         cfg, name=f"Alignment: {name}", seeds=tuple(options.seeds),
-        align=align_config(row, options.steps, ranker.folder, base.folder))
+        align=align_config(row, options.steps, ranker and ranker.folder, base.folder))
     space = workflow.open_workspace(folder, cfg)
     if row.judge is not None:
         space = _judged_by(space, row.judge)
@@ -242,7 +272,9 @@ def figures_of(row: workspace.Workspace, space: workspace.Workspace,
       base: the pre-trained runs.
     """
     results = workflow.evaluate(space)
-    own, other = (evaluation.read_evaluation(place.evaluation("test"))
+    told = (f"_{base.cfg.instructions.evaluate}"
+            if base.cfg.model.instructions.reasoning else "")
+    own, other = (evaluation.read_evaluation(place.evaluation(f"test{told}"))
                   for place in (space, base))
     cfg, users = base.cfg.evaluate, own.users
     gaps = tables.differences(
@@ -251,7 +283,9 @@ def figures_of(row: workspace.Workspace, space: workspace.Workspace,
     opened = ready.load(space)
     trained = {f"seed{seed}": ready.parameters(space, opened, seed)
                for seed in space.cfg.seeds}
-    worth = aligning.worth(row, trained, _reward_of(base, row))
+    run = _rewarded(base, row)
+    worth = aligning.worth(workflow.open_workspace(run.parents[1], None), trained,
+                           run / "reward")
     found = {"cells": {cell: [run[cell] for run in results["runs"].values()]
                        for cell in CELLS},
              "differences": {cell: gaps[cell] for cell in CELLS},
@@ -266,13 +300,13 @@ def figures_of(row: workspace.Workspace, space: workspace.Workspace,
     return found
 
 
-def _reward_of(base: workspace.Workspace, row: workspace.Workspace) -> pathlib.Path:
-    """Where the normalisers lie that rows are compared by: of the first row made."""
+def _rewarded(base: workspace.Workspace, row: workspace.Workspace) -> pathlib.Path:
+    """The run whose reward all rows are compared by: of the first row made."""
     path = base.folder.parent / "reward.json"
     if not path.exists():
         artifacts.write_json(path, {"run": str(row.run(row.cfg.seeds[0]).relative_to(
             base.folder.parent))})
-    return base.folder.parent / artifacts.read_json(path)["run"] / "reward"
+    return base.folder.parent / artifacts.read_json(path)["run"]
 
 
 def _mean_of_log(space: workspace.Workspace, name: str) -> float | None:

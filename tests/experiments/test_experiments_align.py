@@ -42,8 +42,22 @@ def test_rows_differ_in_nothing_but_what_they_are_named_for(align, table, tmp_pa
         assert bool(cfg.judge) == cfg.two_streams
 
 
+def test_what_the_log_can_check_needs_no_ranking_model(align, tmp_path):
+    rows = align.rows_of("verifiable")
+    assert {(tuple(row.reward), row.distil > 0) for row in rows.values()} == {
+        (paid, told) for paid in (("tokens",), ("trajectory",))
+        for told in (False, True)}
+    for row in rows.values():
+        cfg = align.align_config(row, 50, None, tmp_path)
+        check_names(tuple(cfg.reward), vectors=False, ranker=False)
+        assert cfg.ranker == "" and cfg.distil.weight == row.distil
+    base = align.base_config("verifiable", (0,), 2_000)
+    assert base.model.instructions.reasoning and not base.model.instructions.trigger
+    assert base.instructions.train == "noisy" != cfg.distil.told
+
+
 def test_groups_are_as_long_as_the_slates_that_were_logged(align, tmp_path):
-    cfg = align.base_config((0,), 2_000)
+    cfg = align.base_config("methods", (0,), 2_000)
     for row in align.rows_of("methods").values():
         assert align.align_config(row, 50, tmp_path, tmp_path).group == (
             cfg.data.shop.slate)
