@@ -62,6 +62,7 @@ def first_rows(folder, logs, rows, part):
 
 @pytest.mark.parametrize("name, data, logs, rows", [
     ("beauty", "amazon14_beauty", ("sequences.tsv.gz",), 300),
+    ("toys", "amazon14_toys", ("sequences.tsv.gz",), 300),
     ("office", "amazon14_office", ("sequences.tsv.gz",), 300),
     ("minionerec_office", "minionerec_office",
      ("train_recovered.tsv.gz", "valid.tsv.gz", "test.tsv.gz"), 400)],
