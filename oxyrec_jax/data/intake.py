@@ -203,6 +203,21 @@ class Intake(contextlib.AbstractContextManager):
                     done = number
             advance(number - done)
 
+    def objects(self, place: Place) -> Iterator[tuple[int, dict[str, Any], str]]:
+        """Yields (number from 1, object, text) of each line of a file of JSON lines.
+
+        A line that holds anything else goes to quarantine. Shows progress.
+        """
+        for number, text in self.lines(place):
+            try:
+                row = json.loads(text)
+            except (json.JSONDecodeError, RecursionError):
+                row = None
+            if isinstance(row, dict):
+                yield number, row, text
+            else:
+                self.reject(place, number, "not a JSON object", text)
+
     def header(self, place: Place) -> str:
         """Returns the first line that is not empty, "" where there is none."""
         return next(self._lines(place, "utf-8"), (0, ""))[1]

@@ -12,11 +12,10 @@ Files may be gzipped. Metadata is read only for items that have a review.
 """  # noqa: E501
 
 import dataclasses
-import json
 import os
 import pathlib
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,7 +74,7 @@ def read_amazon(
     ids: dict[str, int] = {}
     user, item, clock = array("i"), array("i"), array("q")
     place = Place(pathlib.Path(reviews))
-    for line, row, text in _objects(place, intake):
+    for line, row, text in intake.objects(place):
         wrong = _wrong(row, names)
         if wrong:
             intake.reject(place, line, wrong, text)
@@ -108,7 +107,7 @@ def _wrong(row: dict[str, Any], names: _Names) -> str:
 
 def _read_metadata(place: Place, intake: Intake, names: _Names, ids: Mapping[str, int],
                    fields: item_fields.ItemFields) -> None:
-    for line, row, text in _objects(place, intake):
+    for line, row, text in intake.objects(place):
         if not isinstance(row.get(names.item), str):
             intake.reject(place, line, f"no {names.item}", text)
             continue
@@ -122,15 +121,3 @@ def _read_metadata(place: Place, intake: Intake, names: _Names, ids: Mapping[str
                 "title": row.get("title"), "brand": row.get(names.brand),
                 "category": category, "description": row.get("description"),
                 "price": row.get("price")})
-
-
-def _objects(place: Place, intake: Intake) -> Iterator[tuple[int, dict, str]]:
-    for line, text in intake.lines(place):
-        try:
-            row = json.loads(text)
-        except (json.JSONDecodeError, RecursionError):
-            row = None
-        if isinstance(row, dict):
-            yield line, row, text
-        else:
-            intake.reject(place, line, "not a JSON object", text)

@@ -8,7 +8,7 @@ number 1, a quoted field may span lines.
 import csv
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -69,6 +69,28 @@ def real_numbers(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     good = _matches(values, r"^-?(\d{1,30}\.?\d{0,30}|\.\d{1,30})([eE][+-]?\d{1,2})?$")
     text = _where(good, values, "0")
     return text.cast(pa.float64()).to_numpy(zero_copy_only=False), good
+
+
+def sort_out(place: Place, intake: Intake, numbers: np.ndarray, reasons: np.ndarray,
+             values: Mapping[str, pa.Array]) -> np.ndarray:
+    """Counts the rows of a block and puts the bad ones into quarantine.
+
+    Args:
+      place: the file.
+      intake: counts and keeps them.
+      numbers: `[n]` int64, of the rows.
+      reasons: `[n]` object: why a row is bad, "" where it is not.
+      values: the block.
+
+    Returns:
+      `[n]` bool: which rows are good.
+    """
+    bad = np.flatnonzero(reasons != "")
+    for row in bad:
+        intake.reject(place, int(numbers[row]), reasons[row],
+                      ", ".join(str(column[row]) for column in values.values()))
+    intake.accept(len(numbers) - len(bad))
+    return (reasons == "").astype(bool)
 
 
 class Names:

@@ -68,11 +68,7 @@ def read_completejourney(
         name: [] for name in ("user", "item", "ts", "basket", "sales_value")}
     for numbers, block in text_columns.blocks(place, intake, _COLUMNS, delimiter="\t"):
         values, reasons = _numbers(block, len(items))
-        for row in np.flatnonzero(reasons != ""):
-            intake.reject(place, int(numbers[row]), reasons[row],
-                          ", ".join(str(block[name][row]) for name in _COLUMNS))
-        good = (reasons == "").astype(bool)
-        intake.accept(int(good.sum()))
+        good = text_columns.sort_out(place, intake, numbers, reasons, block)
         keep = good & (values["quantity"] > 0)
         mask = pa.array(keep)
         values["user"] = names.codes(block["user"].filter(mask))

@@ -44,11 +44,6 @@ class ItemFields:
         """
         self._rows[row] = {name: value for name, value in fields.items() if value}
 
-    @property
-    def without_fields(self) -> int:
-        """How many items have no metadata."""
-        return sum(row is None for row in self._rows)
-
     def table(self) -> pa.Table:
         """Makes the table of `schema.ITEM_FIELDS`, and `sid` where any item has one."""
         columns: dict[str, list] = {

@@ -9,7 +9,7 @@
 
 import os
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -115,13 +115,11 @@ def _dat_films(place: Place, intake: Intake) -> Films:
 
 
 def _item_films(place: Place, intake: Intake) -> Films:
-    names: Mapping[int, str] = dict(enumerate(_GENRES))
     for line, text in intake.lines(place, "latin-1"):
         parts = text.split("|")
         if len(parts) == 5 + len(_GENRES):
-            flags = (names[number] for number, flag in enumerate(parts[5:])
-                     if flag == "1")
-            yield parts[0], parts[1], ", ".join(flags)
+            yield parts[0], parts[1], ", ".join(
+                genre for genre, flag in zip(_GENRES, parts[5:]) if flag == "1")
         else:
             intake.reject(place, line, f"expected {5 + len(_GENRES)} columns", text)
 

@@ -98,7 +98,7 @@ def read_item_lines(folder: str | os.PathLike, intake: Intake, *,
     for line, text in intake.lines(place):
         try:
             row = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise InputError(f"{place} line {line} is not JSON ({error}); items cannot "
                              "be left out, as their line is their number") from error
         if not isinstance(row, dict) or row.get("item", len(rows)) != len(rows):

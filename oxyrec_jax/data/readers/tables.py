@@ -1,7 +1,6 @@
 """Any event table in CSV or Parquet, by a map from the schema to its columns."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -124,16 +123,11 @@ class _Table:
             if field in values:
                 known[field], good = read(values[field])
                 reasons[~good & (reasons == "")] = f"bad {field}"
-        bad = np.flatnonzero(reasons != "")
-        for row in bad:
-            intake.reject(place, int(numbers[row]), reasons[row],
-                          ", ".join(str(values[field][row]) for field in values))
-        for reason in set(reasons[bad]):
+        keep = text_columns.sort_out(place, intake, numbers, reasons, values)
+        for reason in set(reasons[~keep]):
             field = reason.partition(" ")[2]
             first = values[field][int(np.argmax(reasons == reason))].as_py()
             intake.explain(place, reason, self._advice(field, first))
-        intake.accept(len(numbers) - len(bad))
-        keep = (reasons == "").astype(bool)
         if "rating" in known:
             keep &= known.pop("rating") >= self._min_rating
         for field, numeric in known.items():
@@ -223,15 +217,8 @@ def _read_items(place: Place, intake: Intake, columns: ItemColumns, delimiter: s
 def _item_rows(place: Place, intake: Intake, names: Mapping[str, str],
                delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
     if pathlib.PurePath(place.name).suffix == ".jsonl":
-        for line, text in intake.lines(place):
-            try:
-                row = json.loads(text)
-            except (json.JSONDecodeError, RecursionError):
-                row = None
-            if isinstance(row, dict):
-                yield line, {field: row.get(name) for field, name in names.items()}
-            else:
-                intake.reject(place, line, "not a JSON object", text)
+        for line, row, _ in intake.objects(place):
+            yield line, {field: row.get(name) for field, name in names.items()}
         return
     for numbers, block in text_columns.blocks(place, intake, list(names.values()),
                                               delimiter=delimiter):
