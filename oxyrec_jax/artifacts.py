@@ -11,6 +11,7 @@ import ctypes
 import errno
 import hashlib
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -24,6 +25,7 @@ import numpy as np
 from oxyrec_jax.base import InputError
 
 MANIFEST = "manifest.json"
+_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -222,6 +224,40 @@ def read_array(folder: str | os.PathLike, name: str) -> np.ndarray:
         raise InputError(f"{path} does not exist") from None
     except (ValueError, EOFError, OSError) as error:
         raise InputError(f"{path} is not a readable array ({error})") from error
+
+
+def kept_arrays(
+    folder: str | os.PathLike, make: Callable[[], Mapping[str, np.ndarray]], *,
+    kind: str, version: int, facts: Mapping[str, Any] = MappingProxyType({}),
+    write: bool = True,
+) -> dict[str, np.ndarray]:
+    """Arrays that are kept because making them takes time.
+
+    Args:
+      folder: of their bundle, named by the digest of all that they are made of. A
+        damaged one is logged and made again, and that none can be written is logged.
+      make: gives the arrays by name, where they are not there.
+      kind, version, facts: as of `write_bundle`.
+      write: false leaves the writing to another process.
+
+    Returns:
+      The arrays, in memory.
+    """
+    folder = pathlib.Path(folder)
+    if (folder / MANIFEST).exists():
+        try:
+            files = read_manifest(folder, kind=kind, version=version)["files"]
+            names = [file.removesuffix(".npy") for file in files]
+            return {name: np.array(read_array(folder, name)) for name in names}
+        except InputError as error:
+            _log.warning("what %s holds is made again: %s", folder, error)
+    arrays = dict(make())
+    if write:
+        try:
+            write_bundle(folder, kind=kind, version=version, arrays=arrays, facts=facts)
+        except InputError as error:
+            _log.warning("what was made is not kept: %s", error)
+    return arrays
 
 
 class _Stream:

@@ -340,3 +340,24 @@ def test_a_damaged_array_is_named(tmp_path, content):
         artifacts.read_array(tmp_path, "a")
     with pytest.raises(InputError, match="b.npy does not exist"):
         artifacts.read_array(tmp_path, "b")
+
+
+def test_arrays_are_made_once_and_kept(tmp_path, caplog):
+    made = []
+
+    def make():
+        made.append(len(made))
+        return {"one": np.arange(3), "two": np.float32([[0.5]])}
+
+    def ask(folder, **options):
+        found = artifacts.kept_arrays(folder, make, kind="toy", version=1, **options)
+        assert sorted(found) == ["one", "two"] and found["one"].tolist() == [0, 1, 2]
+        return found
+    ask(tmp_path / "a", write=False)
+    ask(tmp_path / "a")
+    assert ask(tmp_path / "a")["two"].dtype == np.float32 and len(made) == 2
+    (tmp_path / "a/one.npy").unlink()
+    ask(tmp_path / "a")
+    assert len(made) == 3 and "one.npy" in caplog.text and "made again" in caplog.text
+    ask(tmp_path / "a/one.npy/below")  # no folder can be there
+    assert len(made) == 4 and "what was made is not kept" in caplog.text

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import logging
 import os
 import pathlib
 
@@ -12,11 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from oxyrec_jax import artifacts
-from oxyrec_jax.base import Array, InputError
+from oxyrec_jax.base import Array
 
 KIND, VERSION = "nearest-items", 1
 _AT_ONCE = 256  # items whose cosines with all others are in memory at a time
-_log = logging.getLogger(__name__)
 
 
 @jax.tree_util.register_dataclass
@@ -69,32 +67,22 @@ def kept_nearest(vectors: np.ndarray, *, most: int, cache_folder: str | os.PathL
 
     Args:
       vectors, most: as of `nearest_items`.
-      cache_folder: where tables are kept under the digest of vectors and `most`; a
-        damaged one is logged and made again, and where none can be written that is
-        logged.
+      cache_folder: where tables are kept under the digest of vectors and `most`, see
+        `artifacts.kept_arrays`.
 
     Returns, Raises: as of `nearest_items`.
     """
     digest = hashlib.sha256(f"{vectors.dtype} {vectors.shape} {most}".encode())
     digest.update(np.ascontiguousarray(vectors).data)
-    place = pathlib.Path(cache_folder) / f"nearest-{digest.hexdigest()[:32]}"
-    if (place / artifacts.MANIFEST).exists():
-        try:
-            artifacts.read_manifest(place, kind=KIND, version=VERSION)
-            return Nearest(*(jnp.asarray(artifacts.read_array(place, name))
-                             for name in ("items", "cosines")))
-        except InputError as error:
-            _log.warning("the table of nearest items is made again: %s", error)
-    found = nearest_items(vectors, most=most)
-    if not jax.process_index():
-        try:
-            artifacts.write_bundle(
-                place, kind=KIND, version=VERSION, facts={"most": most},
-                arrays={"items": np.asarray(found.items),
-                        "cosines": np.asarray(found.cosines)})
-        except InputError as error:  # such as where a folder is only read
-            _log.warning("the table of nearest items is not kept: %s", error)
-    return found
+
+    def make() -> dict[str, np.ndarray]:
+        found = nearest_items(vectors, most=most)
+        return {"items": np.asarray(found.items), "cosines": np.asarray(found.cosines)}
+    kept = artifacts.kept_arrays(
+        pathlib.Path(cache_folder) / f"nearest-{digest.hexdigest()[:32]}", make,
+        kind=KIND, version=VERSION, facts={"most": most},
+        write=not jax.process_index())
+    return Nearest(jnp.asarray(kept["items"]), jnp.asarray(kept["cosines"]))
 
 
 @functools.partial(jax.jit, static_argnums=3)

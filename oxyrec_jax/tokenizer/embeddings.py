@@ -72,18 +72,14 @@ def embed_texts(texts: list[str], cfg: EmbeddingConfig,
     digest = hashlib.sha256(artifacts.value_digest(encoder).encode())
     for text in texts:
         digest.update(hashlib.sha256(text.encode()).digest())
-    place = cache / f"embeddings-{digest.hexdigest()[:32]}"
-    if (place / artifacts.MANIFEST).exists():
-        try:
-            artifacts.read_manifest(place, kind=KIND, version=VERSION)
-            return np.array(artifacts.read_array(place, "vectors"))
-        except InputError as error:
-            _log.warning("cached embeddings are made again: %s", error)
-    vectors = _embed(texts, cfg, cache)
-    check(vectors, len(texts), f"the {cfg.source} encoder")
-    artifacts.write_bundle(place, kind=KIND, version=VERSION,
-                           arrays={"vectors": vectors}, facts={"encoder": encoder})
-    return vectors
+
+    def make() -> dict[str, np.ndarray]:
+        vectors = _embed(texts, cfg, cache)
+        check(vectors, len(texts), f"the {cfg.source} encoder")
+        return {"vectors": vectors}
+    return artifacts.kept_arrays(
+        cache / f"embeddings-{digest.hexdigest()[:32]}", make, kind=KIND,
+        version=VERSION, facts={"encoder": encoder})["vectors"]
 
 
 def describe_encoder(cfg: EmbeddingConfig) -> dict[str, Any]:
