@@ -40,8 +40,5 @@ def binary_loss(logits: Array, labels: Array, mask: Array, *,
     labels = checks.as_float("labels", labels, logits.shape)
     logits, labels = (jnp.where(mask, values, 0) for values in (logits, labels))
     costs = jax.nn.softplus(logits) - labels * logits
-    weights = mask.astype(logits.dtype)
-    if sample_weights is not None:
-        given = checks.as_float("sample_weights", sample_weights, logits.shape)
-        weights = jnp.where(mask, given, 0)
+    weights = checks.as_weights(sample_weights, mask, logits.dtype)
     return Weighted(jnp.sum(weights * costs), jnp.sum(weights))

@@ -42,6 +42,24 @@ def as_mask(name: str, array: Array, shape: Shape | None = None) -> Array:
     return array
 
 
+def as_weights(weights: Array | None, mask: Array, dtype: jnp.dtype) -> Array:
+    """Returns weights of examples, without a gradient and 0 where masked.
+
+    Args:
+      weights: `[...]` float, the argument `sample_weights`; None weighs all 1.
+      mask: `[...]` bool.
+      dtype: of the result where there are none.
+
+    Raises:
+      TypeError: they are not floating point.
+      ValueError: their shape is not the mask's.
+    """
+    if weights is None:
+        return mask.astype(dtype)
+    weights = as_float("sample_weights", weights, mask.shape)
+    return jnp.where(mask, jax.lax.stop_gradient(weights), 0)
+
+
 def as_index(name: str, array: Array, shape: Shape | None = None) -> Array:
     """Returns `array`, which must hold integers and be of `shape` where one is given.
 

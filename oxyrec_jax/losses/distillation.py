@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from oxyrec_jax.base import Array, Weighted
-from oxyrec_jax.losses import checks
+from oxyrec_jax.losses import aggregation, checks
 
 
 def distillation_loss(log_probs: Array, teacher_log_probs: Array, mask: Array, *,
@@ -50,4 +50,4 @@ def distillation_loss(log_probs: Array, teacher_log_probs: Array, mask: Array, *
     best = jnp.argmax(jnp.where(possible, told, -jnp.inf), axis=-1)
     choice = -jnp.take_along_axis(own, best[..., None], axis=-1)[..., 0]
     cost = jnp.where((entropy <= certain) & (certain > 0), choice, spread)
-    return Weighted(jnp.sum(cost, where=mask), jnp.sum(mask, dtype=cost.dtype))
+    return aggregation.token_mean(cost, mask)

@@ -124,10 +124,7 @@ def _weighted_costs(figures, targets: Array, mask: Array, sample_weights: Array 
     cost = cost + z_loss * jnp.square(normaliser)
     known = (targets >= 0) & (targets < codes)
     cost = jnp.where(known, cost, jnp.nan)
-    weights = mask.astype(cost.dtype)
-    if sample_weights is not None:
-        weights = checks.as_float("sample_weights", sample_weights, mask.shape)
-        weights = jnp.where(mask, jax.lax.stop_gradient(weights), 0)
+    weights = checks.as_weights(sample_weights, mask, cost.dtype)
     return Weighted(jnp.sum(weights * jnp.where(mask, cost, 0)), jnp.sum(weights))
 
 

@@ -52,11 +52,9 @@ def masked_code_loss(logits: Array, targets: Array, hidden: Array, mask: Array, 
     if hidden.shape[:-1] != mask.shape or not 0 <= level < hidden.shape[-1]:
         raise ValueError(f"hidden.shape={hidden.shape} and level={level}, expected "
                          f"[*{mask.shape}, T] and a level below T")
-    weights = jnp.ones(mask.shape, logits.dtype)
-    if sample_weights is not None:
-        weights = checks.as_float("sample_weights", sample_weights, mask.shape)
+    weights = checks.as_weights(sample_weights, mask, logits.dtype)
     count = jnp.maximum(jnp.sum(hidden, axis=-1), 1)
     found = next_code_loss(logits, targets, mask & hidden[..., level],
                            sample_weights=weights * (hidden.shape[-1] / count),
                            z_loss=z_loss)
-    return Weighted(found.total, jnp.sum(jnp.where(mask, weights, 0)))
+    return Weighted(found.total, jnp.sum(weights))
