@@ -35,7 +35,8 @@ class Experiment:
     """Everything that decides the outcome of a run.
 
     Attributes:
-      name: a title for reports.
+      name: a title for reports. Where nobody gives one it is the experiment file's
+        name, and without a file that of the work directory and its log.
       data: the log and what is made of it.
       text: where item text embeddings come from.
       tokenizer: how items get semantic IDs.
@@ -117,7 +118,12 @@ def load_experiment(path: str | pathlib.Path) -> Experiment:
     if not isinstance(found, Experiment):
         raise InputError(f"{path}: get_config() returned {type(found).__name__}, "
                          "expected oxyrec_jax.config.Experiment")
-    return found
+    return named(found, path.stem)
+
+
+def named(cfg: Experiment, name: str) -> Experiment:
+    """The experiment with this name where nobody gave it one."""
+    return dataclasses.replace(cfg, name=name) if cfg.name == Experiment.name else cfg
 
 
 def with_settings(cfg: Experiment, settings: Sequence[str]) -> Experiment:

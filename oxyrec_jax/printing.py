@@ -9,6 +9,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from oxyrec_jax.report.words import told_apart
+from oxyrec_jax.tokenizer import quality_gate
 
 _SEEN = 5  # newest items of a history that are shown
 _CELLS = ("item.recall@10", "item.ndcg@10", "sid.recall@10", "sid.ndcg@10")
@@ -25,7 +26,9 @@ def show(found: Mapping[str, Any]) -> None:
     rest = dict(found)
     if "baselines" in found:
         console.print(_evaluation(found))
-        console.print(*_uncertainty(found), sep="\n", soft_wrap=True)
+        console.print(*_uncertainty(found), *(
+            f"Not trained to the end: {sentence}" for sentence in
+            found.get("unfinished", ())), sep="\n", soft_wrap=True)
         if found.get("scenarios"):
             console.print(_scenarios(found["scenarios"]))
         if found.get("retrieval", {}).get("cells"):
@@ -46,6 +49,8 @@ def show(found: Mapping[str, Any]) -> None:
         console.print(_judge(found), *_trust(found), sep="\n", soft_wrap=True)
         paid = ("cost",) if found["cost"]["questions"] else ()
         rest = {name: found[name] for name in ("counts", *paid, "folder", "page")}
+    if "gate" in found:
+        rest["gate"] = quality_gate.describe(found["gate"])
     if "recommendations" in found:
         console.print(_recommendations(found))
         console.print(found["note"], soft_wrap=True)

@@ -41,7 +41,7 @@ from oxyrec_jax.train import loop
 from oxyrec_jax.train.parameters import read_params
 from oxyrec_jax.train.ranking import ranking_loss
 from oxyrec_jax.workspace import (Workspace, begin_run, check_run, need,
-                                  open_workspace, start_of)
+                                  open_workspace, start_of, unfinished)
 
 _KIND, _VERSION = "ranking-calibration", 1
 _BATCH = 256  # requests of one call where a split is judged; ours
@@ -167,7 +167,7 @@ def evaluate(space: Workspace, split: str = "test") -> dict[str, Any]:
         "protocol": ready.dataset.manifest.get("protocol"),
         "counts": _counts(shown.shown, shown.outcome, shown.sequence), **found,
         "calibration": {name: _spoken(one) for name, one in scales.items()},
-        "notes": _notes(ready.dataset)}
+        "notes": [*_notes(ready.dataset), *unfinished(space)]}
     folder = space.folder / "ranking"
     folder.mkdir(exist_ok=True)
     artifacts.write_json(folder / f"{split}.json", results)

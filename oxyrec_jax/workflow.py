@@ -20,9 +20,10 @@ from oxyrec_jax.aligning import align
 from oxyrec_jax.answers import Asked, recommend
 from oxyrec_jax.closed_loop import trial
 from oxyrec_jax.data.dataset import Dataset, load_dataset
+from oxyrec_jax.data.prepare import in_use
 from oxyrec_jax.data.prepare import prepare as prepare_data
 from oxyrec_jax.data.row_plans import chosen_targets
-from oxyrec_jax.evaluate import baskets, evaluation
+from oxyrec_jax.evaluate import baskets, evaluation, rows
 from oxyrec_jax.evaluate.generator import recommend_split
 from oxyrec_jax.models.flops import forward_flops
 from oxyrec_jax.ready import (START, Ready, load, parameters, starting_parameters,
@@ -31,12 +32,12 @@ from oxyrec_jax.report import (write_report, write_story_page,
                                write_tokenizer_page)
 from oxyrec_jax.steering import follow, judge_retrieval
 from oxyrec_jax.thinking.recording import read_history
-from oxyrec_jax.tokenizer import build, lifecycle
+from oxyrec_jax.tokenizer import build, lifecycle, quality_gate
 from oxyrec_jax.train import loop
 from oxyrec_jax.train.run_log import read_log
 from oxyrec_jax.validation import validate
 from oxyrec_jax.workspace import (Workspace, begin_run, need, open_workspace,
-                                  start_of)
+                                  start_of, unfinished)
 
 __all__ = ["Asked", "Ready", "Workspace", "add_items", "align", "evaluate",
            "flops_per_target", "follow", "load", "open_workspace", "parameters",
@@ -52,8 +53,8 @@ _PEOPLE, _DAYS, _SHOWN = 400, 2, 5
 
 
 def prepare(space: Workspace) -> dict[str, Any]:
-    """Reads the log and writes the prepared data set; returns its counts, and what was
-    left out where rows were bad."""
+    """Reads the log and writes the prepared data set; returns its counts, what was left
+    out where rows were bad, and how many training targets repeat an item."""
     manifest = prepare_data(space.cfg.data, space.data)
     space.save()
     told = ("source", "protocol", "tie_policy", "counts")
@@ -63,7 +64,7 @@ def prepare(space: Workspace) -> dict[str, Any]:
         reasons = ", ".join(f"{count} {why}" for why, count in bad["reasons"].items())
         found["left_out"] = (f"bad rows: {bad['rows']} ({reasons}); they lie in "
                              f"{space.data.with_name(bad['file'])}")
-    return found
+    return found | _repeats(space)
 
 
 def tokenize(space: Workspace) -> dict[str, Any]:
@@ -182,6 +183,7 @@ def evaluate(space: Workspace, split: str = "test", *, experts: bool = True,
     if cfg.model.retrieval.events:
         found.results["retrieval"] = judge_retrieval(space, ready, trained, split,
                                                      found.users)
+    found.results["unfinished"] = unfinished(space)
     name = "_".join([split, *([] if experts else ["decoder_only"]),
                      *([] if instructions is None else [instructions])])
     evaluation.write_evaluation(space.evaluation(name), found)
@@ -202,13 +204,15 @@ def report(space: Workspace, *, examples: int = 8) -> dict[str, Any]:
     texts = cfg.instructions.evaluate if cfg.model.instructions.reasoning else None
     shown = (answers.examples(space, load(space, instructions=texts), examples)
              if (space.run(cfg.seeds[0]) / "best").exists() else ())
+    configuration = config.to_dict(cfg)
     write_report(
         space.report, title=cfg.name, results=results or None, training=log or None,
         semantic_ids=space.semantic_ids if space.semantic_ids.exists() else None,
         dataset=dataset, examples=shown,
         following={path.stem: artifacts.read_json(path) for path in
                    sorted((space.folder / "following").glob("*.json"))},
-        facts={"configuration": config.to_dict(cfg), "versions": versions()})
+        facts={"configuration": configuration | {
+            "data": in_use(configuration["data"])}, "versions": versions()})
     return {"report": str(space.report)}
 
 
@@ -302,6 +306,18 @@ def flops_per_target(space: Workspace, ready: Ready) -> float:
     return 3 * float(np.average(each, weights=counts))
 
 
+def _repeats(space: Workspace) -> dict[str, str]:
+    """How many training targets repeat an item, and what to do where none do."""
+    share = rows.repeat_share(rows.of_dataset(load_dataset(space.data, verify=False)))
+    if share is None:
+        return {}
+    told = f"{share:.1%} of the training targets repeat an item of the same history"
+    if share < rows.REPEATS and space.cfg.model.repeats and space.cfg.ranker is None:
+        told += ("; where so few do, --set model.repeats=false keeps what a person had "
+                 "out of the answers of a memory (model.memory=true)")
+    return {"repeats": told}
+
+
 def _before_a_change(space: Workspace) -> Dataset:
     need(space.data, "prepare")
     need(space.semantic_ids, "tokenize")
@@ -313,6 +329,8 @@ def _of_bundle(space: Workspace, manifest: Mapping[str, Any]) -> dict[str, Any]:
     page = write_tokenizer_page(space.semantic_ids_page, space.semantic_ids,
                                 load_dataset(space.data), title=f"{space.cfg.name}: "
                                 "semantic IDs")
+    crowded = quality_gate.crowded(manifest["quality"], space.cfg.tokenizer.collisions)
     return {"page": str(page), "widths": manifest["widths"], **manifest["quality"],
             "gate": manifest["gate"], "generation": manifest["generation"],
-            **(manifest["lifecycle"] or {})}
+            **(manifest["lifecycle"] or {}),
+            **({"crowded": crowded} if crowded else {})}

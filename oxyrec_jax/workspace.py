@@ -16,6 +16,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,8 +25,11 @@ from oxyrec_jax.base import InputError
 from oxyrec_jax.config import Experiment
 from oxyrec_jax.models.config import ModelConfig
 from oxyrec_jax.tokenizer.sid_table import SemanticIds
+from oxyrec_jax.train import pauses
+from oxyrec_jax.train.align_loop import OUTCOME
 from oxyrec_jax.train.beginning import completed
 from oxyrec_jax.train.loop import TrainConfig
+from oxyrec_jax.train.run_log import read_log
 
 _IDS = "semantic_ids.json"  # beside each run: which ones it learns
 
@@ -99,6 +103,8 @@ def open_workspace(folder: pathlib.Path, cfg: Experiment | None,
         cfg = config.from_dict(artifacts.read_json(saved), str(saved))
     if settings:
         cfg = config.with_settings(cfg, settings)
+    log = pathlib.Path(cfg.data.path).name
+    cfg = config.named(cfg, ": ".join(filter(None, (folder.resolve().name, log))))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -174,6 +180,34 @@ def check_run(space: Workspace, seed: int, ids: SemanticIds) -> None:
                             "passes": space.cfg.model.passes},  # the search's alone
                   dataclasses.asdict(space.cfg.model)),
         *_changes("train.pipeline.history", history, space.cfg.train.pipeline.history)])
+
+
+def unfinished(space: Workspace) -> list[str]:
+    """One sentence on each run of the experiment that has not come to its end.
+
+    It names the step reached and the command that continues it. A run without a log
+    tells nothing.
+    """
+    found = []
+    for seed in space.cfg.seeds:
+        run = space.run(seed)
+        log = read_log(run / "log.jsonl")
+        if not log or not (run / "run.json").exists():
+            continue
+        settings = artifacts.read_json(run / "run.json")
+        if "align" in settings:
+            verb, ended = "align", (run / OUTCOME).exists()
+            steps = settings[verb]["steps"]
+        else:
+            verb, cfg = "train", completed(settings["train"], TrainConfig())
+            steps = cfg["steps"]
+            ended = pauses.ended(log, steps, cfg["metric"], cfg["patience"])
+        if not ended:
+            found.append(
+                f"the run of seed {seed} had come to step {log[-1]['step']} of {steps} "
+                f"({verb}.steps) when it was judged; oxyrec {verb} --workdir "
+                f"{shlex.quote(str(space.folder))} continues it")
+    return found
 
 
 def start_of(space: Workspace, seed: int, ids: SemanticIds) -> pathlib.Path:

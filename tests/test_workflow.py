@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from oxyrec_jax import workflow, workspace
+from oxyrec_jax import printing, workflow, workspace
 from oxyrec_jax.base import InputError
 from oxyrec_jax.evaluate import rows
 from oxyrec_jax.evaluate.generator import recommend_split
@@ -129,6 +129,61 @@ def test_settings_are_kept_by_steps_that_make_something_and_by_no_other(space):
     with pytest.raises(InputError, match="model.width is 16 there, 24 now"):
         workflow.train(workflow.open_workspace(space.folder, None, ["model.width=24"]))
     assert kept()["model"]["width"] == 16
+
+
+def test_what_was_judged_too_early_is_said_wherever_figures_stand(space, capsys):
+    log = space.run(0) / "log.jsonl"
+    log.write_text("".join(line for line in log.read_text().splitlines(keepends=True)
+                           if json.loads(line)["step"] <= 2))
+    found = workflow.evaluate(space)
+    sentence, = found["unfinished"]
+    assert "step 2 of 4" in sentence and "oxyrec train --workdir" in sentence
+    capsys.readouterr()
+    printing.show(found)
+    assert capsys.readouterr().out.count(f"Not trained to the end: {sentence}\n") == 1
+    workflow.report(space)
+    page = space.report.read_text("utf-8")
+    assert page.count("Not trained to the end: the run of seed 0 had come to st") == 2
+
+
+def test_the_report_of_a_table_is_called_by_it_and_lists_no_other_source(space):
+    workflow.report(space)
+    page = space.report.read_text("utf-8")
+    assert "<h1>work: events.csv</h1>" in page
+    assert "<code>data.columns.user</code>" in page
+    assert "<code>config.columns.user</code>" in page  # of the data set's manifest
+    assert "data.shop." not in page and "config.shop." not in page
+
+
+def test_prepare_tells_repeats_and_hints_where_there_are_none(space):
+    # Nobody takes an item twice in this log.
+    told = workflow.prepare(space)["repeats"]
+    assert told.startswith("0.0% of the training targets repeat an item")
+    assert "--set model.repeats=false" in told
+    off = workflow.open_workspace(space.folder, None, ["model.repeats=false"])
+    assert "model.repeats" not in workflow.prepare(off)["repeats"]
+    log = space.folder.parent / "events.csv"
+    again = "user-00000000,sku7,2024-04-01\n" * 40
+    log.write_text(log.read_text() + again)
+    some = workflow.open_workspace(space.folder, None, ["data.duplicates=keep"])
+    told = workflow.prepare(some)["repeats"]
+    assert float(told.partition("%")[0]) > 10 and "model.repeats" not in told
+
+
+def test_ids_that_many_items_share_are_told_and_no_gate_is_claimed(space, capsys):
+    few = workflow.open_workspace(space.folder, None, [
+        "tokenizer.collisions=list", "tokenizer.widths=[2,2]"])
+    found = workflow.tokenize(few)
+    assert found["duplicates"] > 0.5  # 30 items, 4 codes
+    assert "tokenizer.collisions=reassign" in found["crowded"]
+    capsys.readouterr()
+    printing.show(found)
+    lines = capsys.readouterr().out.splitlines()
+    assert "gate: no bounds were asked of the semantic IDs" in lines
+    assert f"crowded: {found['crowded']}" in lines
+    assert "crowded" not in workflow.tokenize(workflow.open_workspace(
+        space.folder, None, ["tokenizer.widths=[8,8]", "tokenizer.collisions=reassign"
+                             ]))
 
 
 def test_a_run_of_another_model_does_not_answer(space):

@@ -21,6 +21,12 @@ SOURCES = ("sequences", "amazon2018", "amazon2023", "movielens", "minionerec",
            "completejourney", "table", "shop")
 PROTOCOLS = ("auto", "P1", "P2", "official", "next-basket")
 _BLOCK_SEQUENCES = 1 << 16
+_READ_BY = {  # settings that not every source reads
+    "shop": ("shop",), "columns": ("table",), "item_columns": ("table",),
+    "time_unit": ("table",), "delimiter": ("table",),
+    "items": ("amazon2018", "amazon2023", "table"),
+    "min_rating": ("amazon2018", "amazon2023", "movielens", "table")}
+_OF_SHOP = ("source", "protocol", "shop")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +107,19 @@ def prepare(cfg: DataConfig, folder: str | os.PathLike) -> dict[str, Any]:
         "behaviours": list(log.behaviours), "scenarios": list(log.scenarios)}
     return dataset.write_dataset(folder, prepared.write, facts=facts,
                                  columns=list(prepared.columns))
+
+
+def in_use(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the values of a `DataConfig` those that its source reads.
+
+    Args:
+      values: by the names of its fields.
+    """
+    source = values["source"]
+    if source == "shop":
+        return {name: values[name] for name in _OF_SHOP}
+    return {name: value for name, value in values.items()
+            if source in _READ_BY.get(name, SOURCES)}
 
 
 @dataclasses.dataclass(frozen=True)

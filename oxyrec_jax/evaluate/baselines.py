@@ -29,7 +29,6 @@ NAMES = ("popularity", "markov", "title_knn", "markov_title", "popularity_shuffl
 _WEIGHTS = np.array([6, 3, 2])  # 6/d: whole numbers, so that equal scores are equal
 _SHARP = 1 / 0.06  # ours, of nearest titles beside Markov, chosen on Beauty's valid
 _CHUNK = 1024  # rows scored at once: 1024 x 12k float32 are 50 MB
-_REPEATS = 0.01  # ours: below this share of training targets a log repeats nothing
 
 
 def popularity(events: Events, targets: Targets, k: int) -> np.ndarray:
@@ -208,9 +207,7 @@ def _read_titles(events: Events, embeddings: np.ndarray) -> _Titles:
     if not np.isfinite(vectors).all():
         raise ValueError("the item embeddings hold numbers that are not finite")
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    train = split_rows.expand(events, events.train)
-    repeating = (len(train) > 0
-                 and split_rows.repeats(events, train).mean() >= _REPEATS)
+    repeating = (split_rows.repeat_share(events) or 0) >= split_rows.REPEATS
     return _Titles(order, places(order), vectors, repeating)
 
 

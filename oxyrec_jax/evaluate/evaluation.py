@@ -113,6 +113,9 @@ def evaluate(dataset: Dataset, split: str, runs: Mapping[str, Recommendations], 
       scenarios: all of that by scenario, where the events have one, see `scenarios`;
       protocol, tie_policy, source, dataset, split, counts, config, notes.
 
+    `workflow.evaluate` adds `unfinished`, sentences on runs that were judged before
+    their end.
+
     Args:
       dataset: the prepared data.
       split: "valid" or "test".

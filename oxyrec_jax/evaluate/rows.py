@@ -8,11 +8,18 @@ sets, it is every event before the target's request.
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
+from oxyrec_jax import progress
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.data.packing import spans
+
+REPEATS = 0.01
+"""Ours: below this share of training targets a log repeats nothing."""
+
+_BLOCK = 1 << 22  # events held at once while repeats are counted: some 300 MB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +120,27 @@ def repeats(events: Events, targets: Targets) -> np.ndarray:
     return first[index[targets.place]] < targets.end
 
 
+def repeat_share(events: Events) -> float | None:
+    """Share of the training targets that stand in their own history.
+
+    Block after block, so that a log of any size fits in memory.
+
+    Args:
+      events: the data set's events.
+
+    Returns:
+      0 to 1; None where there are no training targets.
+    """
+    met, count, blocks = 0, 0, _blocks(events)
+    if len(events.items) > _BLOCK:
+        blocks = progress.track(blocks, "counting repeats, in blocks of events")
+    for block in blocks:
+        targets = expand(block, block.train)
+        met += int(repeats(block, targets).sum())
+        count += len(targets)
+    return met / count if count else None
+
+
 def popularity(events: Events) -> np.ndarray:
     """How often each item occurs in training: `[N]` int64.
 
@@ -147,3 +175,18 @@ def shuffle_training(events: Events, seed: int) -> Events:
     chance = np.random.default_rng(seed).random(len(place))
     order = np.lexsort((np.where(inside, chance, 1.0 + place), sequence))
     return dataclasses.replace(events, items=events.items[order])
+
+
+def _blocks(events: Events) -> Iterator[Events]:
+    """The log in parts of whole sequences, each of `_BLOCK` events or one sequence."""
+    offsets, owner, first = events.offsets, events.train[:, 0], 0
+    while first < len(offsets) - 1:
+        last = int(np.searchsorted(offsets, offsets[first] + _BLOCK, side="right")) - 1
+        last = max(last, first + 1)
+        start, end = int(offsets[first]), int(offsets[last])
+        yield Events(
+            events.items[start:end], offsets[first:last + 1] - start,
+            events.train[(owner >= first) & (owner < last)] - [first, 0, 0],
+            events.num_items,
+            None if events.ends is None else events.ends[start:end] - start)
+        first = last

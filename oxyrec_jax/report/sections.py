@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from oxyrec_jax.data.prepare import in_use
 from oxyrec_jax.report import (figures, fragments, scenarios, semantic_ids,
                                semantic_map, steering, words)
 from oxyrec_jax.report.fragments import Html, chart, missing, number, table, tag
@@ -64,7 +65,7 @@ def summary(results: Mapping[str, Mapping[str, Any]],
     for name, value in (facts.get("timings") or {}).items():
         cards.append((_spoken(name), number(value, 1), "", ""))
     return [tag("p", sentence, class_=f"verdict {mood}".strip()),
-            fragments.cards(cards)]
+            *_unfinished(first), fragments.cards(cards)]
 
 
 def evaluation(results: Mapping[str, Mapping[str, Any]],
@@ -141,8 +142,7 @@ def provenance(facts: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]
     blocks |= {_spoken(name): value
                for name, value in facts.items() if isinstance(value, Mapping)}
     if dataset is not None:
-        blocks["Data set"] = {name: value for name, value in dataset.items()
-                              if name not in ("files", "shards")}
+        blocks["Data set"] = facts_of(dataset)
     for name, result in results.items():
         blocks[f"Evaluation: {name}"] = {
             key: result.get(key) for key in ("protocol", "tie_policy", "split",
@@ -155,10 +155,26 @@ def provenance(facts: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]
     return parts
 
 
+def facts_of(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """What readers want to know of a data set's manifest: no file by file, and of its
+    configuration only what its source read."""
+    found = {name: value for name, value in dataset.items()
+             if name not in ("files", "shards")}
+    if "source" in found.get("config", {}):  # a shop's is that of the shop alone
+        found["config"] = in_use(found["config"])
+    return found
+
+
 def glossary() -> list[Html]:
     """The terms used above."""
     return [tag("dl", [(tag("dt", term), tag("dd", meaning))
                        for term, meaning in words.GLOSSARY])]
+
+
+def _unfinished(result: Mapping[str, Any]) -> list[Html]:
+    """What says that a run was judged before its end."""
+    return [tag("p", f"Not trained to the end: {sentence}.", class_="verdict bad")
+            for sentence in result.get("unfinished", ())]
 
 
 def _spoken(name: str) -> str:
@@ -207,7 +223,8 @@ def _result(key: str, result: Mapping[str, Any]) -> list[Html]:
     same = tag("p", f"Not shown, because equal without shuffling: {'; '.join(twins)}. "
                "They do not read the order of training histories.",
                class_="lead small") if twins else None
-    return [facts, tag("div", bars, class_="grid"), _main_table(result, k),
+    return [*_unfinished(result), facts, tag("div", bars, class_="grid"),
+            _main_table(result, k),
             *([same] if same else []),
             tag("div", [*lines, gap], class_="grid"),
             tag("h3", f"For which targets? {words.cell(headline)} by group"),

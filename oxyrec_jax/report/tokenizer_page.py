@@ -8,7 +8,7 @@ import numpy as np
 
 from oxyrec_jax import artifacts
 from oxyrec_jax.data.dataset import Dataset
-from oxyrec_jax.report import fragments, page, semantic_ids
+from oxyrec_jax.report import fragments, page, sections, semantic_ids
 from oxyrec_jax.report.fragments import Html, tag
 from oxyrec_jax.tokenizer import sid_table
 
@@ -80,8 +80,7 @@ def _provenance(sids: sid_table.SemanticIds, dataset: Dataset) -> list[Html]:
                 open="" if not index else None)
             for index, (name, values) in enumerate((
                 ("Semantic IDs", facts),
-                ("Data set", {name: value for name, value in dataset.manifest.items()
-                              if name not in ("files", "shards")})))]
+                ("Data set", sections.facts_of(dataset.manifest))))]
 
 
 def _values(sids: sid_table.SemanticIds, names: semantic_ids.Names) -> dict[str, Any]:

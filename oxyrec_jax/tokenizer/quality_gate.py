@@ -11,6 +11,9 @@ from typing import Any
 
 from oxyrec_jax.base import InputError
 
+GOOD_DUPLICATES = 0.02
+"""Ours: more items than this share should not share their semantic ID."""
+
 PerLevel = float | tuple[float, ...] | None
 
 
@@ -145,6 +148,23 @@ def describe(verdict: Mapping[str, Any]) -> str:
                              for entry in fallen)
     return (f"the semantic IDs fall through the quality gate: {named}; try, for "
             f"{'; for '.join(remedies)}")
+
+
+def crowded(figures: Mapping[str, Any], policy: str) -> str:
+    """One sentence where many items share their semantic ID, else "".
+
+    Args:
+      figures: what `quality.measure` returned.
+      policy: what was done about such items, see `collisions`.
+    """
+    share = figures["duplicates"]
+    if share <= GOOD_DUPLICATES:
+        return ""
+    mend = ("--set tokenizer.collisions=reassign gives each one of its own"
+            if policy == "list" else
+            "more or wider levels in tokenizer.widths leave room for each")
+    return (f"{share:.1%} of the items share their semantic ID with others, and the "
+            f"model cannot tell such items apart; {mend}")
 
 
 def name_of(entry: Mapping[str, Any]) -> str:

@@ -40,7 +40,7 @@ from oxyrec_jax.train.run_log import RunLog
 from oxyrec_jax.train.signals import SignalSources
 
 _log = logging.getLogger(__name__)
-_OUTCOME = "outcome.json"
+OUTCOME = "outcome.json"  # in the folder of a run that has ended
 Evaluate = Callable[[Any], Mapping[str, float]]
 # Semantic rewards `[B, G]` and which groups were judged `[B]`, of targets `[B]` of the
 # training split by number and their candidates `[B, G]`.
@@ -211,7 +211,7 @@ class _Run:
         outcome = AlignOutcome(best.value, best.step, self.done, self.start,
                                best.figures, self.last, self.watch.reason)
         if not jax.process_index():
-            artifacts.write_json(self.folder / _OUTCOME, dataclasses.asdict(outcome))
+            artifacts.write_json(self.folder / OUTCOME, dataclasses.asdict(outcome))
         return outcome
 
     def _experience(self) -> list[dict[str, Array]]:
@@ -353,4 +353,4 @@ def _programs(model: Generator, cfg: AlignConfig, mesh: Mesh, leaves: tuple,
 
 def read_outcome(folder: pathlib.Path) -> dict[str, Any]:
     """What `align_run` left of its outcome, JSON values."""
-    return artifacts.read_json(folder / _OUTCOME)
+    return artifacts.read_json(folder / OUTCOME)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from oxyrec_jax.base import InputError
@@ -83,3 +83,20 @@ class Best:
     def recalled(cls, facts: Mapping[str, Any]) -> "Best":
         """From what `remembered` gave."""
         return cls(facts["best"], facts["best_step"], facts["stale"], facts["figures"])
+
+
+def ended(log: Sequence[Mapping[str, float]], steps: int, metric: str, patience: int
+          ) -> bool:
+    """Whether a training run has come to its end, by its log.
+
+    Args:
+      log: its lines; those of evaluations hold "valid.<metric>".
+      steps, metric, patience: of its configuration.
+    """
+    best = Best()
+    for line in log:
+        if (value := line.get(f"valid.{metric}")) is not None:
+            best.offer({metric: value}, metric, int(line["step"]))
+            if line["step"] >= steps:
+                return True
+    return best.ends(patience)

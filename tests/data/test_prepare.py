@@ -206,6 +206,17 @@ def test_an_unknown_item_in_a_sequence_fails_the_run_and_keeps_the_row(tmp_path)
         "reasons": {"unknown item, there are 4": 1}}
 
 
+@pytest.mark.parametrize("source, read, unread", [
+    ("table", {"columns", "time_unit", "items", "path"}, {"shop"}),
+    ("amazon2023", {"items", "min_rating", "k_core"}, {"shop", "columns", "delimiter"}),
+    ("sequences", {"path", "tie_policy"}, {"shop", "items", "min_rating"}),
+    ("shop", {"source", "protocol", "shop"}, {"path", "columns", "k_core"})])
+def test_settings_in_use_are_those_that_the_source_reads(source, read, unread):
+    used = prepare.in_use(dataclasses.asdict(DataConfig(source=source)))
+    assert read <= used.keys() and not unread & used.keys()
+    assert used["source"] == source
+
+
 def test_a_truncated_gzip_leaves_the_older_data_set(tmp_path):
     made(sequences(tmp_path), tmp_path)
     cfg = sequences(tmp_path)

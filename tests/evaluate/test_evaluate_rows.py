@@ -75,6 +75,30 @@ def test_repeats_and_histories_equal_a_loop(log):
 
 
 @hypothesis.settings(deadline=None, max_examples=60)
+@hypothesis.given(logs(), strategies.integers(1, 9))
+def test_the_share_of_repeats_is_the_same_in_any_blocks(log, block):
+    events, _ = log
+    train = rows.expand(events, events.train)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "_BLOCK", block)
+        share = rows.repeat_share(events)
+    if not len(train):
+        assert share is None
+    else:
+        assert share == rows.repeats(events, train).mean()
+
+
+def test_the_share_of_repeats_knows_that_a_request_is_a_set(monkeypatch):
+    # 1 | 1 2 2 | 1: of the targets 1 2 2 the 1 repeats, 2 stands twice in one request.
+    events = rows.Events(np.array([9, 9, 1, 1, 2, 2, 1]), np.array([0, 2, 7]),
+                         np.array([[1, 1, 4]]), 10,
+                         ends=np.array([0, 0, 2, 3, 3, 3, 6]))
+    assert rows.repeat_share(events) == 1 / 3
+    monkeypatch.setattr(rows, "_BLOCK", 2)
+    assert rows.repeat_share(events) == 1 / 3
+
+
+@hypothesis.settings(deadline=None, max_examples=60)
 @hypothesis.given(logs(), strategies.integers(0, 5))
 def test_shuffle_permutes_what_training_reads_and_nothing_else(log, seed):
     events, _ = log

@@ -1,6 +1,7 @@
 """The quality gate: what is asked, what falls, and the sentence it ends in."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -19,6 +20,14 @@ def test_a_gate_that_asks_nothing_lets_everything_through():
     assert quality_gate.check(FIGURES, GateConfig()) == {"passed": True, "asked": []}
     assert "no bounds" in quality_gate.describe(quality_gate.check(
         FIGURES, GateConfig()))
+
+
+@pytest.mark.parametrize("share, policy, said", [
+    (0.02, "list", "^$"), (0.4, "list", "^40.0% of the items .*collisions=reassign"),
+    (0.4, "reassign", "^40.0% of the items share .*tokenizer.widths"),
+    (0.0, "dedup", "^$")])
+def test_crowded_ids_are_told_with_what_the_policy_leaves_to_do(share, policy, said):
+    assert re.search(said, quality_gate.crowded({"duplicates": share}, policy))
 
 
 @pytest.mark.parametrize("bound, ok", [(0.5, True), (0.4999, False)])
