@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -137,6 +138,11 @@ def unpack(arrays: Arrays) -> tuple[Autoencoder, Params]:
     return network, params
 
 
+def optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation:
+    """Adam, its rate falling to 0 along a cosine."""
+    return optax.adam(optax.cosine_decay_schedule(learning_rate, max(steps, 1)))
+
+
 def train(state: State, run: Callable[[State, Array, Array], tuple[State, Array]],
           x: np.ndarray, *, rng: Array, steps: int, batch: int, mesh: Mesh | None,
           what: str) -> State:
@@ -159,8 +165,7 @@ def train(state: State, run: Callable[[State, Array, Array], tuple[State, Array]
       InputError: the batch is no multiple of the devices, or a loss is not finite.
     """
     cut = batch_sharding(mesh, batch)
-    host = np.random.default_rng(np.asarray(jax.random.bits(rng, (4,))))
-    draw = _endless_rows(host, len(x))
+    draw = _endless_rows(rows.host_rng(rng), len(x))
     size = max(1, min(steps, _BYTES_AT_ONCE // (4 * batch * x.shape[1])))
     with progress.bar(what, steps) as advance:
         for done in range(0, steps, size):
@@ -196,8 +201,7 @@ def replicate(state: State, mesh: Mesh | None) -> State:
     """Keeps a training state whole on every device; inside and outside of jit."""
     if mesh is None:
         return state
-    whole = NamedSharding(mesh, PartitionSpec())
-    return jax.lax.with_sharding_constraint(state, whole)
+    return jax.lax.with_sharding_constraint(state, parallel.replicated(mesh))
 
 
 def latents(arrays: Arrays, x: np.ndarray, *, chunk: int) -> np.ndarray:

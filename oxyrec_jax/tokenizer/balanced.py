@@ -23,7 +23,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from oxyrec_jax.base import Array
-from oxyrec_jax.tokenizer import kmeans, residual
+from oxyrec_jax.tokenizer import collisions, kmeans, residual
 
 LEVELS = ("none", "last", "all")
 METHODS = ("capacity", "sinkhorn")
@@ -241,14 +241,10 @@ def _sinkhorn(points: Array, mask: Array, book: Array, most: float, heat: float,
 
 def _assign_within_prefixes(prefixes: np.ndarray, rest: np.ndarray, book: np.ndarray,
                             balance: Balance) -> np.ndarray:
-    order = np.lexsort(prefixes.T) if prefixes.shape[1] else np.arange(len(rest))
-    ordered = prefixes[order]
-    starts = np.flatnonzero(np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)])
     result = np.empty(len(rest), np.int32)
     square = np.einsum("vd,vd->v", book, book)
-    for items in np.split(order, starts[1:]):
-        x = rest[items]
-        costs = np.einsum("md,md->m", x, x)[:, None] + square - 2 * x @ book.T
+    for items in collisions.items_of_prefixes(prefixes):
+        costs = collisions.distances(rest[items], book, square)
         nearest = costs.argmin(axis=1)
         if np.max(np.bincount(nearest)) > 1:
             if balance.method == "sinkhorn":

@@ -38,10 +38,10 @@ def reassign(codes: np.ndarray, rest: np.ndarray, last: np.ndarray) -> np.ndarra
     """
     codes, last = codes.copy(), np.asarray(last, np.float32)
     square = np.einsum("vd,vd->v", last, last)
-    for items in _groups(codes[:, :-1]):
+    for items in items_of_prefixes(codes[:, :-1]):
         taken = codes[items, -1]
         if len(np.unique(taken)) < len(items):
-            codes[items, -1] = _assign(taken, _distances(rest[items], last, square))
+            codes[items, -1] = _assign(taken, distances(rest[items], last, square))
     return codes
 
 
@@ -88,8 +88,8 @@ def join_reassigned(held: np.ndarray, codes: np.ndarray, rest: np.ndarray,
     block = max(_CODES_AT_ONCE // len(last), 1)
     loads = _Loads(held[:, :-1], held[:, -1], len(last))
     for start in range(0, len(codes), block):
-        distances = _distances(rest[start : start + block], last, square)
-        for row, distance in enumerate(distances, start):
+        block_distances = distances(rest[start : start + block], last, square)
+        for row, distance in enumerate(block_distances, start):
             load = loads.of(codes[row, :-1])
             code = codes[row, -1]
             if load[code]:
@@ -152,8 +152,8 @@ class _Loads:
         return self._known[key]
 
 
-def _groups(prefixes: np.ndarray) -> list[np.ndarray]:
-    """Item ids of each prefix."""
+def items_of_prefixes(prefixes: np.ndarray) -> list[np.ndarray]:
+    """Item ids of each prefix in use, from the prefix `[N, T']` of each item."""
     order = (np.lexsort(prefixes.T) if prefixes.shape[1]
              else np.arange(len(prefixes)))
     ordered = prefixes[order]
@@ -161,23 +161,24 @@ def _groups(prefixes: np.ndarray) -> list[np.ndarray]:
     return np.split(order, np.flatnonzero(fresh)[1:])
 
 
-def _distances(x: np.ndarray, last: np.ndarray, square: np.ndarray) -> np.ndarray:
-    """`[M, V]` squared distances."""
+def distances(x: np.ndarray, last: np.ndarray, square: np.ndarray) -> np.ndarray:
+    """`[M, V]` squared distances of `[M, D]` points and `[V, D]` centroids, of which
+    `square` `[V]` holds the squared lengths."""
     return np.einsum("md,md->m", x, x)[:, None] + square - 2 * x @ last.T
 
 
-def _assign(taken: np.ndarray, distances: np.ndarray) -> np.ndarray:
+def _assign(taken: np.ndarray, apart: np.ndarray) -> np.ndarray:
     """Assigns the items of one prefix: `[M]` nearest codes, `[M, V]` distances."""
-    width = distances.shape[1]
+    width = apart.shape[1]
     result, load = taken.copy(), np.zeros(width, np.int64)
     movers = []
-    for item in np.argsort(distances[np.arange(len(taken)), taken], kind="stable"):
+    for item in np.argsort(apart[np.arange(len(taken)), taken], kind="stable"):
         if load[taken[item]]:
             movers.append(item)
         else:
             load[taken[item]] = 1
     for item in movers:
-        free = np.where(load == np.min(load), distances[item], np.inf)
+        free = np.where(load == np.min(load), apart[item], np.inf)
         result[item] = np.argmin(free)
         load[result[item]] += 1
     return result

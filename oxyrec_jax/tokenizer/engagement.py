@@ -62,8 +62,6 @@ def co_engagement_embeddings(
     """
     if dimension < 1 or window < 1 or not 0 < smoothing <= 1:
         raise ValueError(f"{dimension=} {window=} {smoothing=}")
-    if len(items) and not 0 <= np.min(items) <= np.max(items) < num_items:
-        raise ValueError(f"items in [{np.min(items)}, {np.max(items)}], {num_items=}")
     counts = co_counts(items, offsets, targets, num_items=num_items, window=window)
     return _truncated_svd(_ppmi(counts, smoothing), dimension, seed)
 
@@ -106,7 +104,13 @@ def training_popularity(items: np.ndarray, offsets: np.ndarray, targets: np.ndar
 
 def co_counts(items: np.ndarray, offsets: np.ndarray, targets: np.ndarray, *,
               num_items: int, window: int) -> sparse.csr_array:
-    """Returns the symmetric `[N, N]` float64 counts n(i, j) with an empty diagonal."""
+    """Returns the symmetric `[N, N]` float64 counts n(i, j) with an empty diagonal.
+
+    Raises:
+      ValueError: an item id or a row of `targets` is out of range.
+    """
+    if len(items) and not 0 <= np.min(items) <= np.max(items) < num_items:
+        raise ValueError(f"items in [{np.min(items)}, {np.max(items)}], {num_items=}")
     total = sparse.csr_array((num_items, num_items), dtype=np.float64)
     for earlier, later, distance in _pairs(items, offsets, targets, window=window):
         weight = np.full(len(later), 1 / distance)

@@ -93,7 +93,8 @@ def fit(rng: Array, x: np.ndarray, cfg: Fsq, *, widths: tuple[int, ...],
             raise InputError(f"the FSQ to start from is {found} with the grids "
                              f"{_grids(start, len(widths))}, expected {network} with "
                              f"{grids}; fit without it")
-    state = _State(params, _optimizer(cfg).init(params), rng_loop)
+    optimizer = autoencoder.optimizer(cfg.learning_rate, cfg.steps)
+    state = _State(params, optimizer.init(params), rng_loop)
     run = functools.partial(_run, mean=fixed["mean"], scale=fixed["scale"],
                             network=network, cfg=cfg, grids=grids, mesh=mesh)
     state = autoencoder.train(
@@ -190,13 +191,15 @@ def points_of(grid: tuple[int, ...]) -> np.ndarray:
 def _run(state: _State, batches: Array, count: Array, *, mean: Array, scale: Array,
          network: Autoencoder, cfg: Fsq, grids: tuple[tuple[int, ...], ...],
          mesh: Mesh | None) -> tuple[_State, Array]:
+    optimizer = autoencoder.optimizer(cfg.learning_rate, cfg.steps)
+
     def body(step: Array, carry: tuple[_State, Array]) -> tuple[_State, Array]:
         state, total = carry
         rng, rng_hide = jax.random.split(state.rng)
         x = (batches[step] - mean) / scale
         loss, gradient = jax.value_and_grad(_loss)(
             state.params, rng_hide, x, network, cfg.prefix, grids)
-        moves, moments = _optimizer(cfg).update(gradient, state.moments, state.params)
+        moves, moments = optimizer.update(gradient, state.moments, state.params)
         params = optax.apply_updates(state.params, moves)
         state = _State(params, moments, rng)
         return autoencoder.replicate(state, mesh), total + loss
@@ -241,11 +244,6 @@ def _half(grid: tuple[int, ...]) -> np.ndarray:
 
 def _grids(arrays: Arrays, levels: int) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(arrays[f"grid_{level}"].tolist()) for level in range(levels))
-
-
-def _optimizer(cfg: Fsq) -> optax.GradientTransformation:
-    return optax.adam(optax.cosine_decay_schedule(cfg.learning_rate,
-                                                  max(cfg.steps, 1)))
 
 
 def _check(cfg: Fsq, widths: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:

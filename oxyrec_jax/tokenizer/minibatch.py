@@ -14,6 +14,7 @@ import numpy as np
 
 from oxyrec_jax.base import Array
 from oxyrec_jax.tokenizer import kmeans
+from oxyrec_jax.tokenizer.rows import host_rng
 
 _BLOCK = 1024  # rows in a row that are read together: disks want more than one
 
@@ -51,11 +52,10 @@ def fit(keys: Array, x: np.ndarray, rows: np.ndarray | None, widths: Sequence[in
     books: list[Array] = []
     for level, (width, key) in enumerate(zip(widths, keys)):
         rng_seed, rng_order, rng_split = jax.random.split(key, 3)
-        host = np.random.default_rng(np.asarray(jax.random.bits(rng_order, (4,))))
         first = None if start is None else jnp.asarray(start[level])
         books.append(_fit_level(
-            rng_seed, rng_split, host, x, rows, tuple(books), first, width, cfg, batch,
-            advance))
+            rng_seed, rng_split, host_rng(rng_order), x, rows, tuple(books), first,
+            width, cfg, batch, advance))
     return tuple(books)
 
 

@@ -13,6 +13,7 @@ from oxyrec_jax.base import InputError
 from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.data.packing import count_up
 from oxyrec_jax.data.target_weights import target_events
+from oxyrec_jax.tokenizer import embeddings
 
 ORDERS = ("popularity", "recency", "learned")
 NEVER = np.iinfo(np.int64).min + 1  # recency of an item that no training event holds
@@ -50,10 +51,7 @@ def read_scores(path: str | None, items: int) -> np.ndarray:
     if not pathlib.Path(path).is_file():
         raise InputError(f"{path} does not exist; give the .npy file of the items' "
                          "scores")
-    try:
-        scores = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"{path} is not a readable .npy array ({error})") from error
+    scores = embeddings.read_npy(pathlib.Path(path))
     if not isinstance(scores, np.ndarray) or scores.dtype.kind not in "fiu" or (
             scores.shape != (items,)):
         found = getattr(scores, "shape", "no array")

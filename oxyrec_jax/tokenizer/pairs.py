@@ -82,8 +82,6 @@ def behavioural(items: np.ndarray, offsets: np.ndarray, targets: np.ndarray, *,
         raise InputError(f"the pairs have window {cfg.window}, known {cfg.known} and "
                          f"debias {cfg.debias}; expected at least 1, at least 1 and 0 "
                          "to 1")
-    if len(items) and not 0 <= np.min(items) <= np.max(items) < num_items:
-        raise ValueError(f"items in [{np.min(items)}, {np.max(items)}], {num_items=}")
     counts = engagement.co_counts(items, offsets, targets, num_items=num_items,
                                   window=cfg.window)
     counts.sort_indices()

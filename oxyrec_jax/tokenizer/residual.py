@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from oxyrec_jax import progress
 from oxyrec_jax.base import Array
 from oxyrec_jax.tokenizer import kmeans, minibatch
+from oxyrec_jax.tokenizer.rows import choose
 
 _ROWS_AT_ONCE = 1 << 16
 _ROWS_PLACED_AT_ONCE = 1 << 14
@@ -81,7 +82,7 @@ def fit(rng: Array, x: np.ndarray, cfg: ResidualKMeans, *,
         raise ValueError(f"start has {[book.shape for book in start]}, expected "
                          f"{shapes}")
     rng_sample, rng_levels = jax.random.split(rng)
-    rows = _sample(rng_sample, len(x), cfg.sample * max(cfg.widths))
+    rows = choose(rng_sample, len(x), cfg.sample * max(cfg.widths))
     count = len(x) if rows is None else len(rows)
     work = 2.0 * count * x.shape[1] * sum(cfg.widths) * cfg.lloyd.iterations
     keys = jax.random.split(rng_levels, len(cfg.widths))
@@ -200,14 +201,6 @@ def decode(codebooks: tuple[Array, ...], codes: np.ndarray) -> np.ndarray:
     for level in range(codes.shape[1]):
         total += np.asarray(codebooks[level])[codes[:, level]]
     return total
-
-
-def _sample(rng: Array, count: int, most: int) -> np.ndarray | None:
-    """Returns the rows to train on, ascending; None: all."""
-    if count <= most:
-        return None
-    host = np.random.default_rng(np.asarray(jax.random.bits(rng, (4,))))
-    return np.sort(host.choice(count, most, replace=False, shuffle=False))
 
 
 @functools.partial(jax.jit, static_argnames="chunk")

@@ -10,6 +10,23 @@ import numpy as np
 from oxyrec_jax.base import Array
 
 
+def host_rng(rng: Array) -> np.random.Generator:
+    """NumPy's source of chance from a key, consumed."""
+    return np.random.default_rng(np.asarray(jax.random.bits(rng, (4,))))
+
+
+def choose(rng: Array, count: int, most: int) -> np.ndarray | None:
+    """Chooses so many of `count` rows, ascending; None where that is all of them.
+
+    Args:
+      rng: key, consumed.
+      count, most: rows.
+    """
+    if count <= most:
+        return None
+    return np.sort(host_rng(rng).choice(count, most, replace=False, shuffle=False))
+
+
 def sample(rng: Array, x: np.ndarray, most: int) -> np.ndarray:
     """Returns `x` if it has at most so many rows, else that many of its rows, in order.
 
@@ -21,11 +38,8 @@ def sample(rng: Array, x: np.ndarray, most: int) -> np.ndarray:
     Returns:
       `[min(N, most), D]` float32.
     """
-    if len(x) <= most:
-        return np.asarray(x, np.float32)
-    host = np.random.default_rng(np.asarray(jax.random.bits(rng, (4,))))
-    rows = np.sort(host.choice(len(x), most, replace=False, shuffle=False))
-    return np.asarray(x[rows], np.float32)
+    rows = choose(rng, len(x), most)
+    return np.asarray(x if rows is None else x[rows], np.float32)
 
 
 def stream(run: Callable[[Array], Array], x: np.ndarray, shape: tuple[int, ...],

@@ -18,7 +18,7 @@ import optax
 from jax.sharding import Mesh
 
 from oxyrec_jax.base import Array, InputError
-from oxyrec_jax.tokenizer import autoencoder, kmeans, rows
+from oxyrec_jax.tokenizer import autoencoder, kmeans, residual, rows
 from oxyrec_jax.tokenizer.autoencoder import Arrays, Autoencoder, Params
 
 ESTIMATORS = ("straight-through", "rotation")
@@ -114,11 +114,12 @@ def fit(rng: Array, x: np.ndarray, cfg: RqVae, *, widths: tuple[int, ...],
         if found != network:
             raise InputError(f"the RQ-VAE to start from is {found}, expected {network};"
                              " fit without it")
+    optimizer = autoencoder.optimizer(cfg.learning_rate, cfg.steps)
     even = [cfg.batch / width for width in widths]
     state = _State(
         params, books, tuple(jnp.full(w, e) for w, e in zip(widths, even)),
         tuple(book * e for book, e in zip(books, even)),
-        _optimizer(cfg).init(_learnt(params, books, cfg)), jnp.int32(0), rng_loop)
+        optimizer.init(_learnt(params, books, cfg)), jnp.int32(0), rng_loop)
     run = functools.partial(_run, mean=fixed["mean"], scale=fixed["scale"],
                             network=network, cfg=cfg, mesh=mesh)
     state = autoencoder.train(
@@ -144,10 +145,7 @@ def decode(arrays: Arrays, codes: np.ndarray) -> np.ndarray:
 
 def partial_sums(arrays: Arrays, codes: np.ndarray) -> np.ndarray:
     """Sums the latent centroids of `[N, T']` codes: `[N, E]` float32."""
-    total = np.zeros((len(codes), arrays["latent_codebook_0"].shape[1]), np.float32)
-    for level in range(codes.shape[1]):
-        total += arrays[f"latent_codebook_{level}"][codes[:, level]]
-    return total
+    return residual.decode(_books(arrays, max(codes.shape[1], 1)), codes)
 
 
 def last_rest(arrays: Arrays, x: np.ndarray, codes: np.ndarray, *, chunk: int = 512
@@ -287,7 +285,8 @@ def _step(state: _State, x: Array, network: Autoencoder, cfg: RqVae
     (loss, (z, codes, sums)), gradient = jax.value_and_grad(_loss, has_aux=True)(
         _learnt(state.params, state.books, cfg), state.books, x, network, cfg)
     learnt = _learnt(state.params, state.books, cfg)
-    updates, moments = _optimizer(cfg).update(gradient, state.moments, learnt)
+    optimizer = autoencoder.optimizer(cfg.learning_rate, cfg.steps)
+    updates, moments = optimizer.update(gradient, state.moments, learnt)
     params, moved = optax.apply_updates(learnt, updates)
     rng, *keys = jax.random.split(state.rng, 1 + len(state.books))
     look = (state.step + 1) % cfg.restart_every == 0
@@ -346,11 +345,6 @@ def _first_books(rng: Array, x: np.ndarray, arrays: Arrays, cfg: RqVae,
 def _learnt(params: Params, books: tuple[Array, ...], cfg: RqVae
             ) -> tuple[Params, tuple[Array, ...]]:
     return params, books if cfg.update == "gradient" else ()
-
-
-def _optimizer(cfg: RqVae) -> optax.GradientTransformation:
-    return optax.adam(optax.cosine_decay_schedule(cfg.learning_rate,
-                                                  max(cfg.steps, 1)))
 
 
 def _books(arrays: Arrays, levels: int) -> tuple[Array, ...]:
