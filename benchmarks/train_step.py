@@ -40,7 +40,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-import decode  # the same network and catalogue; sets the environment of JAX first
+import decode_request as decode  # same network; sets the environment of JAX first
 import jax
 import numpy as np
 import peer_t5
