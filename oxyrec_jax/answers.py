@@ -22,6 +22,8 @@ from oxyrec_jax.serve.rows import Row, lay, sides_of
 from oxyrec_jax.tokenizer import sid_table
 from oxyrec_jax.workspace import Workspace, open_workspace
 
+_STORED = {"opens": "request"}  # what is made of other columns than the time
+
 FIGURES = ("click", "cart", "order", "value")  # by which a ranking model may order
 
 
@@ -169,17 +171,18 @@ def _request(space: Workspace, ready: Ready, history: np.ndarray, asked: Asked,
     model, dataset = ready.model, ready.dataset
     columns: dict[str, np.ndarray] = {}
     profile, places = None, 0
-    if user is not None and model.cfg.sides:
+    if user is not None and model.cfg.told:
         first, last = dataset.offsets()[dataset.user_ids().index(user):][:2]
         columns = {name: dataset.column(name)[first:last] for name in dict.fromkeys(
-            "time" if name in event_rows.MADE else name for name in model.cfg.sides)}
+            _STORED.get(name, "time" if name in event_rows.MADE else name)
+            for name in model.cfg.told)}
     if dataset.profiles is not None:
         places = dataset.profiles.rows.shape[1]
         if user is not None:
             profile = dataset.profiles.rows[dataset.user_ids().index(user)]
     # When the request is made nobody has said.
     row = Row(history, sides_of(columns.pop("time", None), None, columns,
-                                model.cfg.sides), profile)
+                                model.cfg.told), profile)
     batch = lay([row], None, model, batch=1, profile=places,
                 length=space.cfg.train.pipeline.history)
     return batch | _instructions(space, ready, asked, ids)

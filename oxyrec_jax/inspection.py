@@ -64,7 +64,8 @@ def _model(space: workflow.Workspace) -> dict[str, Any]:
         return ranking.sizes(space)
     ready = workflow.load(space)
     batch = {name: jnp.zeros((1, 2), jnp.int32)
-             for name in ("items", "segments", "targets", "target_positions")}
+             for name in ("items", "segments", "targets", "target_positions",
+                          *ready.model.cfg.opens)}
     shapes = jax.eval_shape(
         lambda: ready.model.init(jax.random.key(0), batch, ready.catalogue.tables))
     sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(part))

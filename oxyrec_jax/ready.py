@@ -69,6 +69,9 @@ def load(space: Workspace, *, live: bool = False, instructions: str | None = Non
                          "generator")
     need(space.data, "prepare")
     dataset = load_dataset(space.data)
+    if cfg.model.own == "requests" and "request" not in dataset.columns:
+        raise InputError(f"model.own is 'requests', and {space.data} does not tell what"
+                         " was one request; set model.own=events")
     if cfg.beams > dataset.num_items:
         ks = ",".join(str(k) for k in cfg.evaluate.ks if k <= dataset.num_items)
         raise InputError(
@@ -139,7 +142,8 @@ def _memory_tables(space: Workspace, dataset: Dataset) -> dict[str, Any]:
         return {}
     if dataset.by_basket:
         raise InputError("model.memory counts what followed item after item, and the "
-                         f"baskets of {space.data} are sets; set model.memory=false")
+                         f"baskets of {space.data} are sets; set model.memory=false"
+                         " (model.own=requests reads them)")
     events = rows.of_dataset(dataset)
     tables: dict[str, Any] = {"successors": count_successors(
         events.items, events.offsets, events.train, num_items=dataset.num_items,

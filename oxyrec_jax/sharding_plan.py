@@ -113,8 +113,9 @@ def _made_up(cfg: Experiment, items: int
         raise InputError("the work directory holds no semantic IDs; run oxyrec prepare "
                          "and oxyrec tokenize first, or give --items N to plan for "
                          "so many made-up items")
-    if cfg.model.beside or cfg.model.instructions.reads or cfg.model.memory or (
-            cfg.model.retrieval.events or cfg.model.item_features):
+    model = cfg.model
+    if model.beside or model.opens or model.instructions.reads or model.memory or (
+            model.retrieval.events or model.item_features):
         raise InputError("the network reads more than items; run oxyrec prepare and "
                          "oxyrec tokenize first, and give no --items")
     widths = cfg.tokenizer.widths

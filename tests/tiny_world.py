@@ -98,7 +98,8 @@ def make_batch(rows=2, length=10, items=30, seed=0, segments=None):
 
 def make_params(model, tables, *, seed=0, scale=1.0):
     """Parameters of which none is zero, unboxed."""
-    batch = make_batch(1, 6, items=len(tables.codes))
+    batch = {**make_batch(1, 6, items=len(tables.codes)),
+             **{name: np.ones((1, 6), np.float32) for name in model.cfg.opens}}
     shapes = jax.eval_shape(
         lambda: model.init(jax.random.key(0), batch, tables)["params"])
     rng = np.random.default_rng(seed)

@@ -187,7 +187,7 @@ def generator_arm(name: str, model: Generator, params: Any, dataset: Dataset,
     if beams < slate:
         raise InputError(f"{name} searches with {beams} beams for slates of {slate} "
                          f"items; set beams={slate} or more")
-    odd = [side for side in model.cfg.beside if side not in _MADE]
+    odd = [side for side in (*model.cfg.beside, *model.cfg.opens) if side not in _MADE]
     if odd:
         raise InputError(f"the network of {name} reads {', '.join(odd)}, which the "
                          f"closed loop does not know; it knows {', '.join(_MADE)}")

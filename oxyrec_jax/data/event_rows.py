@@ -10,7 +10,7 @@ from oxyrec_jax.data.dataset import Dataset
 from oxyrec_jax.data.target_weights import TargetWeights
 
 # Columns that no data set stores.
-MADE = ("gap", "hour", "weekday", "profile", "instruction", "weight")
+MADE = ("gap", "hour", "weekday", "opens", "profile", "instruction", "weight")
 CALENDAR = {"hour": (3_600, 24, 0), "weekday": (86_400, 7, 3)}  # day 0: a Thursday
 
 
@@ -40,6 +40,7 @@ class EventRows:
         stored = [name for name in columns if name not in MADE]
         self._names = {"items": "item", **{name: name for name in stored}}
         self._gap, self._kept = "gap" in columns, weights.kept
+        self._opens = "opens" in columns
         self._calendar = [name for name in columns if name in CALENDAR]
         self._profiles, self._offsets = None, dataset.offsets()
         if "profile" in columns:
@@ -56,7 +57,8 @@ class EventRows:
                 raise InputError(f"pipeline.columns names 'instruction', and "
                                  f"{dataset.folder} has no instructions; make them "
                                  "first, or leave model.instructions.reasoning off")
-        needs = {"time": self._gap or self._calendar, "behaviour": self._weights == {}}
+        needs = {"time": self._gap or self._calendar, "request": self._opens,
+                 "behaviour": self._weights == {}}
         for name in [*stored, *(name for name, asked in needs.items() if asked)]:
             if name not in dataset.columns:
                 raise InputError(f"pipeline.columns names {name!r}, which "
@@ -99,6 +101,11 @@ class EventRows:
         for name in self._calendar:
             batch[name] = np.zeros((rows, width), np.float32)
             batch[name].reshape(-1)[flat] = calendar(name, after)
+        if self._opens:
+            batch["opens"] = np.zeros((rows, width), np.float32)
+            starts = np.append(before[length > 0], len(events))
+            batch["opens"].reshape(-1)[flat] = schema.opens_request(
+                starts, self._take("request", events))
         if self._profiles is not None:
             user = np.searchsorted(self._offsets, start, side="right") - 1
             known = self._profiles.rows[user]

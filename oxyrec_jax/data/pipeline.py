@@ -15,6 +15,7 @@ A batch is a dict (shape letters of `base`; B is the rows of this process):
 Some columns are made here. `gap` `[B, L]` float32: seconds from each event to the next,
 which for the last event is the time of the request that is to be answered; it needs
 times. `hour` and `weekday` `[B, L]` float32 are of that next event or request, from 1.
+`opens` `[B, L]` float32 is 1 on the first event of each request in the batch, else 0.
 `profile` `[B, L, C]` int32 are the rows of the history's person, -1 for none (see
 `data.profiles`). `instruction` is of the targets alone, `target_instruction`
 `[B, J, F]` float32: the vector of the text that goes with the request, zero where there

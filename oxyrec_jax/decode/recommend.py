@@ -159,15 +159,14 @@ def _legal_log_softmax(logits: Array, legal: Array) -> Array:
 
 def _other_experts(ask: Any, model: Generator, catalogue: Catalogue, state: Array,
                    mixture: Mixture, live: Array | None) -> Array:
-    """`[B, N]`: the weighted probability of every item under memory and item head; of
-    those that are not live none."""
+    """`[B, N]`: the weighted probability of every item under all experts but the
+    decoder; of those that are not live none."""
     weights = jnp.exp(mixture.log_weights[:, 0])
     items = jnp.zeros((state.shape[0], catalogue.tables.codes.shape[0]), jnp.float32)
-    if mixture.pointer is not None:
-        rows = jnp.arange(state.shape[0])[:, None]
-        candidates = jnp.maximum(mixture.pointer.items[:, 0], 0)
-        items = items.at[rows, candidates].add(
-            weights[:, 1:2] * mixture.pointer.weights[:, 0])
+    rows = jnp.arange(state.shape[0])[:, None]
+    for place, pointer in enumerate(mixture.pointers, 1):
+        items = items.at[rows, jnp.maximum(pointer.items[:, 0], 0)].add(
+            weights[:, place:place + 1] * pointer.weights[:, 0])
     if model.cfg.item_head:
         scores = ask(state, catalogue.tables, method="item_scores")[:, 0]
         if live is not None:

@@ -42,6 +42,9 @@ class ModelConfig:
       nearest: of each item by text, which the memory asks too; 0: it does not.
       repeats: whether the memory's candidates may stand in the history; false for logs
         in which nobody takes an item twice.
+      own: mixes in what the person took before, the newest most: "events", each event
+        fades beside the one after it; "requests", each request (basket) does, which the
+        log must tell; "none": it does not (`models.own_items`). Needs no memory.
       item_head: mixes in a softmax over all items, from the encoder's state: N * D
         products for each request (ours).
       item_features: adds a projection of the vectors that the tokenizer quantised.
@@ -85,6 +88,7 @@ class ModelConfig:
     successors: int = 24
     nearest: int = 0
     repeats: bool = True
+    own: str = "none"
     item_head: bool = False
     item_features: bool = False
     sides: tuple[str, ...] = ()
@@ -107,6 +111,8 @@ class ModelConfig:
                    "successors")),
                 ("encoder_layers", self.encoder_layers >= 0, "at least 0"),
                 ("nearest", self.nearest >= 0, "at least 0"),
+                ("own", self.own in ("none", "events", "requests"),
+                 "'none', 'events' or 'requests'"),
                 ("head", self.head in ("level", "shared"), "'level' or 'shared'"),
                 ("decoding", self.decoding in ("sequential", "parallel", "masked"),
                  "'sequential', 'parallel' or 'masked'"),
@@ -141,6 +147,17 @@ class ModelConfig:
         return (*self.sides, *(("profile",) if self.profile else ()))
 
     @property
+    def told(self) -> tuple[str, ...]:
+        """Columns of a batch with one number for each item of the history."""
+        return (*self.sides, *self.opens)
+
+    @property
+    def opens(self) -> tuple[str, ...]:
+        """The column of a batch that tells where requests begin, where it is read."""
+        return ("opens",) if self.own == "requests" else ()
+
+    @property
     def experts(self) -> int:
-        """Mixed distributions: the decoder's, the memory's, the item head's."""
-        return 1 + self.memory + self.item_head
+        """Mixed distributions: the decoder's, the memory's, own items', the item
+        head's."""
+        return 1 + self.memory + (self.own != "none") + self.item_head

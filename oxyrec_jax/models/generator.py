@@ -26,6 +26,7 @@ from oxyrec_jax.models import memory as memory_lib
 from oxyrec_jax.models.attention import position_bias
 from oxyrec_jax.models.config import ModelConfig
 from oxyrec_jax.models.instructions import Instructions, place
+from oxyrec_jax.models.own_items import OwnItems
 from oxyrec_jax.models.retrieval import Retriever, choose_events
 from oxyrec_jax.models.stack import run_layers
 from oxyrec_jax.models.tables import ItemTables, Mixture, Search, own_vectors
@@ -78,6 +79,7 @@ class Generator(nn.Module):
         self.decoder_norm = layers.RMSNorm()
         if cfg.memory:
             self.memory = memory_lib.TransitionMemory(near=cfg.nearest > 0)
+        self.own_items = OwnItems(cfg.own)
         if cfg.experts > 1:
             self.gate = layers.Linear(cfg.experts, ("embed", "one"), scale=0.01)
             zeros, ones = nn.initializers.zeros_init(), nn.initializers.ones_init()
@@ -153,14 +155,14 @@ class Generator(nn.Module):
     def columns(self) -> tuple[str, ...]:
         """Columns of the events that a batch must have for this network."""
         asked = (name.removeprefix("target_") for name in self.cfg.instructions.reads)
-        return tuple(dict.fromkeys((*self.cfg.beside, *asked)))
+        return tuple(dict.fromkeys((*self.cfg.beside, *self.cfg.opens, *asked)))
 
     @property
     def reads(self) -> tuple[str, ...]:
         """Keys of a batch that the network reads, apart from its targets."""
         long = ("long_items",) if self.cfg.retrieval.events else ()
         return ("items", "segments", "target_positions", *long,
-                *self.cfg.beside, *self.cfg.instructions.reads)
+                *self.cfg.beside, *self.cfg.opens, *self.cfg.instructions.reads)
 
     def encode(self, batch: dict[str, Array], tables: ItemTables, *,
                train: bool = False) -> Array:
@@ -226,7 +228,7 @@ class Generator(nn.Module):
 
     def mixture(self, batch: dict[str, Array], state: Array, tables: ItemTables,
                 first_log_probs: Array, *, own: bool) -> Mixture:
-        """How much each expert is trusted, and what the memory says.
+        """How much each expert is trusted, and what memory and own items say.
 
         Args:
           batch: what `reads` names, and `targets` `[B, J]` where `own`.
@@ -239,17 +241,17 @@ class Generator(nn.Module):
         if self.cfg.instructions.placement != "none":  # only the decoder reads them
             asked = jnp.sum(self._instruction_tokens(batch, tables), axis=2)
             gate = gate + self.gate_asked(jax.lax.stop_gradient(asked))
-        pointer = None
+        pointers: tuple[memory_lib.Pointer, ...] = ()
         if self.cfg.memory:
-            pointer = self.memory(
+            pointers = (self.memory(
                 memory_lib.recent_items(batch), tables.successors, tables.codes[:, 0],
                 first_log_probs, batch["targets"] if own else None, tables.nearest,
-                None if self.cfg.repeats else memory_lib.earlier_items(batch))
-            knows = jnp.any(pointer.weights > 0, axis=-1, keepdims=True)
-            knows = knows | (jnp.arange(self.cfg.experts) != 1)  # 1: the memory
-            gate = jnp.where(knows, gate + self.gate_heard(pointer.heard[..., None]),
-                             -jnp.inf)
-        return Mixture(jax.nn.log_softmax(gate, axis=-1), pointer, self.sharpness)
+                None if self.cfg.repeats else memory_lib.earlier_items(batch)),)
+            gate = gate + self.gate_heard(pointers[0].heard[..., None])
+        if self.cfg.own != "none":
+            new, odds = self.own_items(batch, tables.codes[:, 0], first_log_probs)
+            pointers, gate = (*pointers, new), gate.at[..., len(pointers) + 1].add(odds)
+        return Mixture(memory_lib.weigh(gate, pointers), pointers, self.sharpness)
 
     def start_search(self, batch: dict[str, Array], tables: ItemTables) -> Search:
         """Encodes B requests once; see `Search` for what the beams share.

@@ -94,17 +94,25 @@ def earlier_items(batch: dict[str, Array]) -> Array:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Pointer:
-    """The memory's say on each target.
+    """The say of the memory, or of own items, on each target.
 
     Attributes:
       items: `[B, J, C]` int32, candidates; the same item may stand more than once.
-      weights: `[B, J, C]` float32, P_memory of each; 0 where there is no candidate.
+      weights: `[B, J, C]` float32, the probability of each; 0 where there is none.
       heard: `[B, J]` float32, log(1 + summed counts); 0 where nothing is known.
     """
 
     items: Array
     weights: Array
     heard: Array
+
+
+def weigh(gate: Array, pointers: tuple[Pointer, ...]) -> Array:
+    """Log-weights `[B, J, E]` from logits; none to a pointer that knows no item."""
+    for place, pointer in enumerate(pointers, 1):
+        knows = jnp.any(pointer.weights > 0, axis=-1, keepdims=True)
+        gate = jnp.where(knows | (jnp.arange(gate.shape[-1]) != place), gate, -jnp.inf)
+    return jax.nn.log_softmax(gate, axis=-1)
 
 
 def count_successors(items: np.ndarray, offsets: np.ndarray, targets: np.ndarray, *,

@@ -103,7 +103,8 @@ class RankerConfig:
 
 def check_trunk(cfg: ModelConfig) -> None:
     """Raises `InputError` where a network reads what a ranking model does not."""
-    for name, asked in (("memory", cfg.memory), ("item_head", cfg.item_head),
+    for name, asked in (("memory", cfg.memory), ("own", cfg.own != "none"),
+                        ("item_head", cfg.item_head),
                         ("retrieval.events", cfg.retrieval.events),
                         ("moe.experts", cfg.moe.experts), ("scan", cfg.scan),
                         ("positions", cfg.positions != "relative"),

@@ -91,14 +91,14 @@ class Mixture:
     """How an item's probability is put together: sum over experts e of w_e P_e(y).
 
     Attributes:
-      log_weights: `[B, J, E]` float32: log w of the decoder, then of the memory where
-        there is one, then of the item head where there is one.
-      pointer: the memory's candidates, or None.
+      log_weights: `[B, J, E]` float32: log w of the decoder, then of the memory, of own
+        items and of the item head, of each where there is one.
+      pointers: the candidates of the memory and of own items, of those there are.
       sharpness: `[2]` float32: factors on the logits of the decoder and of the item
         head before their softmax; below 1 they answer less sure of themselves than
         they were on the targets that they learnt from.
     """
 
     log_weights: Array
-    pointer: memory_lib.Pointer | None
+    pointers: tuple[memory_lib.Pointer, ...]
     sharpness: Array

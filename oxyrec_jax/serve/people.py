@@ -52,8 +52,8 @@ def open_people(dataset: Dataset, asked: int | None) -> People:
         `data.pipeline.asked_behaviour` tells.
     """
     facts = dataset.manifest
-    names = [name for name in ("item", "time", "behaviour", "scenario", "price")
-             if name in dataset.columns]
+    names = [name for name in ("item", "time", "behaviour", "scenario", "price",
+                               "request") if name in dataset.columns]
     return People(
         dataset, {name: row for row, name in enumerate(dataset.user_ids())},
         dataset.offsets(), {name: dataset.column(name) for name in names},

@@ -71,7 +71,7 @@ def resolve(request: RecommendRequest, snapshot: Snapshot, people: People, *,
     note = (f"The history has {length} events, the network reads the newest {most}."
             if length > most else "")
     row = Row(
-        items.astype(np.int32), sides_of(times, request.time, columns, model.cfg.sides),
+        items.astype(np.int32), sides_of(times, request.time, columns, model.cfg.told),
         people.profile(user),
         _number(request.scenario, people.scenarios, "scenario", 0),
         _number(request.behaviour, people.behaviours, "behaviour", people.asked),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from oxyrec_jax.data.event_rows import CALENDAR, calendar
+from oxyrec_jax.data.schema import opens_request
 from oxyrec_jax.models.generator import Generator
 
 
@@ -15,7 +16,7 @@ class Row:
 
     Attributes:
       items: `[n]` int32 rows of the item table, n >= 1, oldest first.
-      sides: `[n]` numbers by the names of `models.sides.SIDES`; 0 is unknown.
+      sides: `[n]` numbers by the names of `ModelConfig.told`; 0 is unknown.
       profile: `[C]` int32 as in `data.profiles`; None: of nobody known.
       scenario, behaviour: numbers of names of the log.
       trigger: row of the item table, -1 for none.
@@ -48,7 +49,7 @@ def lay(rows: Sequence[Row], vectors: np.ndarray | None, model: Generator, *,
     made: dict[str, np.ndarray] = {
         "items": np.zeros(shape, np.int32), "segments": np.zeros(shape, np.int32),
         "target_positions": np.zeros((batch, 1), np.int32),
-        **{name: np.zeros(shape, np.float32) for name in model.cfg.sides}}
+        **{name: np.zeros(shape, np.float32) for name in model.cfg.told}}
     if long:
         made["long_items"] = np.full((batch, long), -1, np.int32)
     if profile:
@@ -63,7 +64,7 @@ def lay(rows: Sequence[Row], vectors: np.ndarray | None, model: Generator, *,
         made["items"][place, :size] = recent
         made["segments"][place, :size] = 1
         made["target_positions"][place] = size - 1
-        for name in model.cfg.sides:
+        for name in model.cfg.told:
             if name in row.sides:
                 made[name][place, :size] = row.sides[name][-length:]
         if long:
@@ -89,11 +90,17 @@ def sides_of(times: np.ndarray | None, asked_at: int | None,
       asked_at: seconds since 1970 of the request; None: nobody has said, and what
         would follow from it stays unknown.
       columns: `[n]` stored columns of the events, by name.
-      names: which the network reads.
+      names: which the network reads; requests that no column tells are told by times,
+        as events of one moment.
     """
     found = {}
     for name in names:
-        if name != "gap" and name not in CALENDAR:
+        if name == "opens":
+            requests = columns.get("request", times)
+            if requests is not None and len(requests):
+                found[name] = opens_request(np.array([0, len(requests)]), requests
+                                            ).astype(np.float32)
+        elif name != "gap" and name not in CALENDAR:
             if name in columns:
                 found[name] = np.asarray(columns[name], np.float32)
         elif times is not None and len(times):

@@ -120,7 +120,7 @@ def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
     if cfg.chunk:
         if model.cfg.experts > 1:
             raise InputError("train.objective.chunk is set, and the mixture of experts "
-                             "(model.memory, model.item_head) needs all scores at once")
+                             "(model.memory, own, item_head) needs all scores at once")
         (states, state), sown = ask(batch, catalogue.tables, method="code_states",
                                     **ways)
         terms = chunked_code_terms(ask, model, catalogue, states, given,
@@ -164,6 +164,7 @@ def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
 def expert_names(model: Generator) -> tuple[str, ...]:
     """The experts that the model mixes, in the order of `Mixture.log_weights`."""
     return ("codes", *(("memory",) if model.cfg.memory else ()),
+            *(("own",) if model.cfg.own != "none" else ()),
             *(("items",) if model.cfg.item_head else ()))
 
 
@@ -198,10 +199,10 @@ def _expert_log_probs(model: Generator, catalogue: Catalogue, targets: Array,
     levels = [_chosen(decoder * jax.lax.stop_gradient(row), code)
               for row, code in scores]
     each = [jnp.sum(jnp.stack(levels), axis=0)]
-    if mixed.pointer is not None:
-        leaf = catalogue.paths[:, -1]
-        same = leaf[jnp.maximum(mixed.pointer.items, 0)] == leaf[targets][..., None]
-        hit = jnp.sum(jnp.where(same, mixed.pointer.weights, 0), axis=-1)
+    leaf = catalogue.paths[:, -1]
+    for pointer in mixed.pointers:
+        same = leaf[jnp.maximum(pointer.items, 0)] == leaf[targets][..., None]
+        hit = jnp.sum(jnp.where(same, pointer.weights, 0), axis=-1)
         each.append(jnp.log(jnp.maximum(hit, 1e-20)))
     if items is not None and model.cfg.item_head:
         own, others, share = jax.lax.stop_gradient(items)

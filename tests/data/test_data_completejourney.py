@@ -109,7 +109,7 @@ def test_no_target_sees_its_own_basket_and_each_is_asked_once(opened):
     wanted = {offsets[s] + p for s, p in opened.targets("train").tolist()}
     for mode in ("packed", "last"):
         cfg = pipeline.Pipeline(batch=2, history=4, row_length=12, mode=mode,
-                                columns=("request", "time", "scenario"))
+                                columns=("request", "time", "scenario", "opens"))
         source, seen = pipeline.TrainSource(opened, cfg, seed=1), []
         for step in range(source.steps_per_epoch):
             batch = source[step]
@@ -120,6 +120,8 @@ def test_no_target_sees_its_own_basket_and_each_is_asked_once(opened):
                     batch["segments"][b, :position + 1] == segment)
                 asked = batch["target_request"][b, j]
                 assert segment > 0 and asked not in batch["request"][b, visible]
+                turns = np.diff(batch["request"][b, visible]) != 0
+                assert (batch["opens"][b, visible[1:]] == turns).all()
                 event, = np.flatnonzero((request == asked)
                                         & (items == batch["targets"][b, j]))
                 stop = ends[event]  # the history is what stands just before it

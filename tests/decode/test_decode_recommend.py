@@ -19,9 +19,10 @@ ITEMS = 12
 WIDTHS = (3, 2, 4)
 HISTORY = [[3, 1, 1, 7, 0], [5, 5, 2, 0, 0], [11, 0, 0, 0, 0]]
 LENGTHS = [4, 3, 1]
+OPENS = [[1, 0, 1, 1, 0], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]]  # of own items
 MIXES = {"decoder alone": {}, "memory": {"memory": True},
          "item head": {"item_head": True},
-         "memory and item head": {"memory": True, "item_head": True},
+         "all": {"memory": True, "own": "requests", "item_head": True},
          "shared head": {"memory": True, "item_head": True, "head": "shared"}}
 
 
@@ -51,6 +52,7 @@ def requests(rows=range(3)):
     real = np.arange(5)[None] < np.array(LENGTHS)[rows, None]
     return {"items": np.array(HISTORY, np.int32)[rows],
             "segments": real.astype(np.int32),
+            "opens": np.float32(OPENS)[rows],
             "target_positions": np.array(LENGTHS, np.int32)[rows, None] - 1}
 
 
@@ -122,7 +124,7 @@ def test_without_experts_the_decoder_alone_answers():
 
 
 @pytest.mark.parametrize("mix, distinct", [
-    ("decoder alone", True), ("memory and item head", False)])
+    ("decoder alone", True), ("all", False)])
 def test_a_filter_answers_as_a_catalogue_without_the_other_items(mix, distinct):
     model, catalogue, leaves, params = world(MIXES[mix], distinct=distinct)
     keep = np.random.default_rng(5).random((3, ITEMS)) < 0.5
@@ -149,7 +151,7 @@ def test_a_filter_answers_as_a_catalogue_without_the_other_items(mix, distinct):
 
 
 @pytest.mark.parametrize("options", [MIXES["decoder alone"],
-                                     MIXES["memory and item head"]])
+                                     MIXES["all"]])
 def test_below_a_prefix_the_distribution_is_conditional(options):
     model, catalogue, _, params = world(options)
     every = recommend(model, params, requests(), catalogue, beams=ITEMS)

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
+import tiny_world
 from oxyrec_jax.base import InputError
 from oxyrec_jax.data import baskets as bought_lib
 from oxyrec_jax.data import dataset, protocols, schema
 from oxyrec_jax.evaluate import basket_baselines, baselines, baskets, rows
+from oxyrec_jax.evaluate.generator import recommend_split
 
 LOG2_3 = np.log2(3)
 
@@ -107,6 +109,32 @@ def test_own_frequency_by_hand(opened):
     assert faded[0].tolist()[:4] == [3, 1, 2, 0]  # 1 > .4 + .16 > .4 > .16
     with pytest.raises(ValueError, match="fade=0"):
         basket_baselines.own_frequency(events, targets, 5, fade=0)
+
+
+def test_own_items_trusted_alone_list_the_own_frequency(tmp_path):
+    """The search with a share of about one ranks as the baseline, fade .4."""
+    rng = np.random.default_rng(3)
+    people = [[{item: 1.0 for item in rng.permutation(10)[:rng.integers(1, 5)].tolist()}
+               for _ in range(7)] for _ in range(6)]
+    found = made(tmp_path / "data", people)
+    model = tiny_world.make_model(10, own="requests")
+    catalogue, leaves = tiny_world.make_items(10)
+    batch = {**tiny_world.make_batch(items=10), "opens": np.ones((2, 10), np.float32)}
+    params = tiny_world.init_params(model, batch, catalogue.tables)
+    params = {**params, "gate_bias": np.float32([-90, 90]), "own_items": {
+        **params["own_items"], "fade": np.log(np.float32([0.4 / 0.6]))}}
+    asked = bought_lib.of_split(found, "test").asked
+    lists, _ = recommend_split(model, params, found, "test", catalogue, leaves,
+                               history=40, beams=10, batch=8, only=asked)
+    events = rows.of_dataset(found)
+    expected = basket_baselines.own_frequency(events, rows.expand(
+        events, found.split("test")).take(asked), 10, fade=0.4)
+    for mine, own, person in zip(lists.items, expected, people, strict=True):
+        score = np.array([sum(0.4 ** back * (item in basket) for back, basket in
+                              enumerate(person[-2::-1])) for item in range(10)])
+        taken = np.count_nonzero(score)  # equal scores may change places
+        np.testing.assert_allclose(score[mine[:taken]], score[own[:taken]], rtol=1e-9)
+        assert {*mine[:taken]} == {*own[:taken]} and taken > 1
 
 
 def test_basket_markov_by_hand(opened):
