@@ -7,13 +7,12 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from oxyrec_jax.report import figures, page
+from oxyrec_jax.report import figures, page, words
 from oxyrec_jax.report.fragments import Html, cards, chart, facts, number, table, tag
 
-_NAMES = {"uctr": "UCTR", "uctcvr": "UCTCVR", "orders": "Orders per user",
-          "gmv": "GMV per user", "ctr": "CTR", "diversity": "Categories per slate",
+_NAMES = {**words.ONLINE, "ctr": "CTR", "diversity": "Categories per slate",
           "legality": "Legal items"}
-_HEADLINE = ("uctr", "uctcvr", "orders", "gmv")
+_HEADLINE = tuple(words.ONLINE)
 _MEANING = {
     "uctr": "Days on which a user clicked, of days on which the user was shown "
             "something: the user-level click-through rate. In a scenario, of users who "
@@ -109,8 +108,7 @@ def _forest(found: Mapping[str, Any], name: str) -> Html:
     scopes = ["total", *found["scenarios"]]
     figure = go.Figure(layout=figures.layout(
         90 + 34 * len(scopes) * len(treatments),
-        xaxis={"tickformat": "+.0%", "zeroline": True, "zerolinecolor": "var(--ink)",
-               "zerolinewidth": 1.2},
+        xaxis={"tickformat": "+.0%", **figures.ZERO_LINE},
         yaxis={"showgrid": False, "autorange": "reversed", "type": "category"}))
     for place, (label, own) in enumerate(treatments.items()):
         cells = [own["total"][name] if scope == "total" else
@@ -123,9 +121,7 @@ def _forest(found: Mapping[str, Any], name: str) -> Html:
             marker={"size": 9, "color": figures.SERIES[place % len(figures.SERIES)],
                     "symbol": ["diamond" if scope == "total" else "circle"
                                for scope, _ in known]},
-            error_x={"type": "data", "symmetric": False, "thickness": 1.6, "width": 5,
-                     "array": [cell["high"] - cell["lift"] for _, cell in known],
-                     "arrayminus": [cell["lift"] - cell["low"] for _, cell in known]},
+            error_x=figures.whiskers((cell for _, cell in known), "lift"),
             customdata=[(cell["low"], cell["high"]) for _, cell in known],
             hovertemplate="%{x:+.2%} (%{customdata[0]:+.2%} to %{customdata[1]:+.2%})")
     figure.update_layout(scattermode="group", showlegend=len(treatments) > 1)
@@ -183,7 +179,7 @@ def _reading(found: Mapping[str, Any]) -> list[Html]:
               "visits, not of what an online test of this size would have found.")
     split = ("Each user met one policy, by a hash of the user and the test's name, as "
              "in an online test.")
-    words = {
+    terms = {
         **{_NAMES[name]: meaning for name, meaning in _MEANING.items()},
         f"Mode: {found['mode']}": paired if found["mode"] == "paired" else split,
         "Lift": "Treatment / control - 1, with an interval by the delta method over "
@@ -198,4 +194,4 @@ def _reading(found: Mapping[str, Any]) -> list[Html]:
         "Simulated": "The shop and its people are made up. A lift here is a lift in "
                      "this shop."}
     return [tag("dl", [[tag("dt", word), tag("dd", told)]
-                       for word, told in words.items()])]
+                       for word, told in terms.items()])]

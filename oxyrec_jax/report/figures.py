@@ -6,7 +6,7 @@ reader's light or dark theme.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,9 @@ from oxyrec_jax.report import words
 from oxyrec_jax.report.fragments import flatten
 
 SERIES = ("var(--s1)", "var(--s2)", "var(--s3)", "var(--s4)", "var(--s5)", "var(--s6)")
+ZERO_LINE = {"zeroline": True, "zerolinecolor": "var(--ink)", "zerolinewidth": 1.2}
+"""Options of an axis on which the sign of a value is what counts."""
+
 _FONT = ("system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, "
          "sans-serif")
 _POINTS = 800  # of a curve; more cannot be seen
@@ -39,6 +42,15 @@ def layout(height: int, **options: Any) -> go.Layout:
     made = go.Layout(base)
     made.update(options)
     return made
+
+
+def whiskers(cells: Iterable[Mapping[str, Any]], middle: str = "mean", **look: Any
+             ) -> dict[str, Any]:
+    """Error bars from "low" to "high" of each cell around its value `middle`."""
+    cells = list(cells)
+    return {"type": "data", "symmetric": False, "thickness": 1.6, "width": 5,
+            "array": [cell["high"] - cell[middle] for cell in cells],
+            "arrayminus": [cell[middle] - cell["low"] for cell in cells], **look}
 
 
 def comparison(results: Mapping[str, Any], cell: str, model: str) -> go.Figure:
@@ -107,8 +119,7 @@ def differences(results: Mapping[str, Any]) -> go.Figure:
     figure = go.Figure(layout=layout(
         330, xaxis={"type": "category", "title": {"text": "K, length of the list"},
                     "showgrid": False},
-        yaxis={"tickformat": "+.3~f", "zeroline": True, "zerolinecolor": "var(--ink)",
-               "zerolinewidth": 1.2}))
+        yaxis={"tickformat": "+.3~f", **ZERO_LINE}))
     for index, metric in enumerate(("recall", "ndcg")):
         gaps = [cells[f"item.{metric}@{k}"] for k in ks]
         mean = [gap["mean"] for gap in gaps]
@@ -117,9 +128,7 @@ def differences(results: Mapping[str, Any]) -> go.Figure:
             name=words.METRICS[metric], offsetgroup=str(index),
             marker={"size": 9, "color": SERIES[index],
                     "symbol": ("circle", "diamond")[index]},
-            error_y={"type": "data", "symmetric": False, "thickness": 1.6, "width": 5,
-                     "array": [gap["high"] - gap["mean"] for gap in gaps],
-                     "arrayminus": [gap["mean"] - gap["low"] for gap in gaps]},
+            error_y=whiskers(gaps),
             customdata=[(gap["low"], gap["high"]) for gap in gaps], hovertemplate=(
                 "%{y:+.4f} (%{customdata[0]:+.4f} to %{customdata[1]:+.4f})"))
     figure.update_layout(scattermode="group", scattergap=0.35)

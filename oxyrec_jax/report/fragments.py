@@ -85,6 +85,14 @@ def table(header: Sequence[Any], rows: Iterable[Sequence[Any]], *,
                class_="scroll")
 
 
+def with_interval(value: float, interval: Sequence[float], *, best: bool = False,
+                  digits: int = 4) -> list[Html]:
+    """What a table's cell holds: a figure, bold where it is the best, its interval."""
+    low, high = interval
+    return [tag("b" if best else "span", number(value, digits)),
+            tag("small", f"{number(low, digits)}–{number(high, digits)}")]
+
+
 def cards(shown: Iterable[tuple[str, str, str, str]]) -> Html:
     """Large figures side by side: name, figure, a remark, and "good", "bad" or ""."""
     return tag("div", [tag("div", tag("div", name, class_="name"),
@@ -147,6 +155,11 @@ def chart(name: str, figure: go.Figure, caption: str, *, title: str | None = Non
                    style=f"height:{height}px"),
                tag("script", raw(spec), type="application/json", id=name),
                tag("figcaption", caption))
+
+
+def cut(text: str, most: int) -> str:
+    """A text of so many characters at most, its end told by "…"."""
+    return text if len(text) <= most else f"{text[:most - 1]}…"
 
 
 def missing(what: str, how: str) -> Html:

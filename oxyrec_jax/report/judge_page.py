@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from oxyrec_jax.report import fragments
-from oxyrec_jax.report.figures import SERIES, layout
+from oxyrec_jax.report.figures import SERIES, ZERO_LINE, layout
 from oxyrec_jax.report.fragments import Html, chart, number, table, tag
 from oxyrec_jax.report.page import write_page
 
@@ -106,8 +106,7 @@ def _agreement(found: Mapping[str, Any]) -> list[Html]:
                     for name, one in by_pair.items()])]
     names = list(found["aspects"])
     figure = go.Figure(layout=layout(
-        320, yaxis={"range": [-1, 1], "zeroline": True, "zerolinecolor": "var(--ink)",
-                    "zerolinewidth": 1.2},
+        320, yaxis={"range": [-1, 1], **ZERO_LINE},
         xaxis={"showgrid": False, "tickangle": 0}, bargap=0.35, bargroupgap=0.08))
     for place, (key, label) in enumerate((("spearman", "Spearman"),
                                           ("auc", "AUC, 0.5 is chance"))):

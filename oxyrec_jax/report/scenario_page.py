@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from oxyrec_jax.report import words
-from oxyrec_jax.report.figures import SERIES, layout
+from oxyrec_jax.report.figures import SERIES, ZERO_LINE, layout, whiskers
 from oxyrec_jax.report.fragments import Html, chart, number, table, tag
 from oxyrec_jax.report.page import write_page
 
@@ -97,14 +97,11 @@ def _gaps(found: Mapping[str, Any], row: str) -> go.Figure:
     mean = [gap["mean"] for gap in gaps]
     figure = go.Figure(layout=layout(
         320, xaxis={"type": "category", "showgrid": False, "tickangle": 0},
-        yaxis={"tickformat": "+.3~f", "zeroline": True, "zerolinecolor": "var(--ink)",
-               "zerolinewidth": 1.2}, showlegend=False))
+        yaxis={"tickformat": "+.3~f", **ZERO_LINE}, showlegend=False))
     figure.add_scatter(
         x=[_label(name, own) for name, own in found["scenarios"].items()], y=mean,
         mode="markers", marker={"size": 9, "color": "var(--model)"},
-        error_y={"type": "data", "symmetric": False, "thickness": 1.6, "width": 5,
-                 "array": [gap["high"] - gap["mean"] for gap in gaps],
-                 "arrayminus": [gap["mean"] - gap["low"] for gap in gaps]},
+        error_y=whiskers(gaps),
         customdata=[(gap["low"], gap["high"]) for gap in gaps], hovertemplate=(
             "%{y:+.4f} (%{customdata[0]:+.4f} to %{customdata[1]:+.4f})"
             "<extra></extra>"))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from oxyrec_jax.report import figures, words
-from oxyrec_jax.report.fragments import Html, chart, number, table, tag
+from oxyrec_jax.report.fragments import Html, chart, number, table, tag, with_interval
 
 _EXPLAINED = ("Targets grouped by where the request was made; {rival} is the best "
               "baseline over all of them. Whiskers are bootstrap intervals over the "
@@ -47,13 +47,8 @@ def _table(found: Mapping[str, Any], ks: list[int], model: str) -> Html:
                 figures.distinct(own["baselines"]).items()]]:
             first = marked[-1] == len(body)
             body.append([f"{name}: {label}", number(own["targets"]) if first else "",
-                         *[_cell(entry, cell) for cell in cells]])
+                         *[with_interval(entry[cell], entry["intervals"][cell])
+                           for cell in cells]])
     header = ["", "Targets", *[words.cell(cell) for cell in cells]]
     return tag("details", tag("summary", "Every scenario, all cutoffs"),
                table(header, body, marked=marked))
-
-
-def _cell(entry: Mapping[str, Any], cell: str) -> list[Html]:
-    low, high = entry["intervals"][cell]
-    return [tag("span", number(entry[cell])),
-            tag("small", f"{number(low)}–{number(high)}")]

@@ -9,7 +9,8 @@ import numpy as np
 from oxyrec_jax.data.prepare import in_use
 from oxyrec_jax.report import (figures, fragments, scenarios, semantic_ids,
                                semantic_map, steering, words)
-from oxyrec_jax.report.fragments import Html, chart, missing, number, table, tag
+from oxyrec_jax.report.fragments import (Html, chart, missing, number, table, tag,
+                                         with_interval)
 from oxyrec_jax.tokenizer.sid_table import SemanticIds
 
 MODEL = "This model"
@@ -245,7 +246,8 @@ def _main_table(result: Mapping[str, Any], k: str) -> Html:
     plain = [f"coverage@{k}", f"gini@{k}"]
     rows = _rows(result)
     best = {cell: max(entry[cell] for _, entry in rows) for cell in cells}
-    body = [[name, *[_cell(entry, cell, best[cell]) for cell in cells],
+    body = [[name, *[with_interval(entry[cell], entry["intervals"][cell],
+                                   best=entry[cell] == best[cell]) for cell in cells],
              *[number(entry[cell], 3) for cell in plain]] for name, entry in rows]
     header = ["", *[words.cell(cell) for cell in [*cells, *plain]]]
     return table(header, body, marked=[0])
@@ -255,13 +257,6 @@ def _rows(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """The model and the baselines that differ, with the names that readers see."""
     return [(MODEL, result), *[(words.recommender(name), entry) for name, entry
                                in figures.distinct(result["baselines"]).items()]]
-
-
-def _cell(entry: Mapping[str, Any], cell: str, best: float) -> list[Html]:
-    low, high = entry["intervals"][cell]
-    shown = number(entry[cell])
-    return [tag("b", shown) if entry[cell] == best else tag("span", shown),
-            tag("small", f"{number(low)}–{number(high)}")]
 
 
 def _details(result: Mapping[str, Any]) -> list[Html]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from oxyrec_jax.report import fragments, semantic_map, words
-from oxyrec_jax.report.fragments import Html, chart, missing, number, table, tag
+from oxyrec_jax.report.fragments import Html, chart, cut, missing, number, table, tag
 from oxyrec_jax.tokenizer import code_map, quality, quality_gate
 from oxyrec_jax.tokenizer.sid_table import SemanticIds
 
@@ -244,12 +244,8 @@ def _branch(branch: Sequence[Mapping[str, Any]], titles: Sequence[str],
         steps.append(tag("li", tag("div", tag(
             "code", semantic_map.spell(step["prefix"])),
             f" {step['count']:,} items", class_="head"), tag(
-            "ul", [tag("li", _cut(titles[item]), title=titles[item])
+            "ul", [tag("li", cut(titles[item], _TITLE), title=titles[item])
                    for item in step["items"]], more)))
     return tag("div", tag("h4", typical.get(branch[0]["prefix"][0], "")
                           or semantic_map.spell(branch[0]["prefix"])),
                tag("ol", steps), class_="branch")
-
-
-def _cut(title: str) -> str:
-    return title if len(title) <= _TITLE else f"{title[:_TITLE - 1]}…"

@@ -11,6 +11,7 @@ import plotly.colors
 import plotly.graph_objects as go
 
 from oxyrec_jax.report import figures
+from oxyrec_jax.report.fragments import cut
 from oxyrec_jax.tokenizer import code_map
 
 _MAP_POINTS = 15_000  # more make the file large and the page slow
@@ -82,7 +83,7 @@ def item_map(codes: np.ndarray, embeddings: np.ndarray, titles: Sequence[str],
     centres = np.stack([np.bincount(code_of, plane[:, axis]) / sizes
                         for axis in (0, 1)], 1)
     hue = np.arctan2(centres[:, 1], centres[:, 0]) / (2 * np.pi) % 1
-    text = [f"{html.escape(_short(titles[item]))}<br>{spell(codes[row])}"
+    text = [f"{html.escape(cut(titles[item], _TITLE))}<br>{spell(codes[row])}"
             for row, item in enumerate(chosen.tolist())]
     view = np.quantile(plane, [0.001, 0.999], axis=0)  # a few items lie outside
     view += np.array([[-0.05], [0.05]]) * np.ptp(view, axis=0)
@@ -167,7 +168,7 @@ def bubbles(found: code_map.CodeMap, words: Mapping[int, str]) -> go.Figure:
             for code, items, part in zip(
                 found.codes.tolist(), found.items.tolist(),
                 [", ".join(filter(None, (
-                    f"{share:.0%} {_short(name)}" if sure else "",
+                    f"{share:.0%} {cut(name, _TITLE)}" if sure else "",
                     words.get(code, ""))))
                  for code, share, sure, name in zip(
                      found.codes.tolist(), found.purity.tolist(), known.tolist(),
@@ -243,7 +244,3 @@ def _label(figure: go.Figure, points: np.ndarray, words: Sequence[str],
 
 def _codes(depth: int) -> str:
     return "first code" if depth == 1 else f"first {depth}"
-
-
-def _short(title: str) -> str:
-    return title if len(title) <= _TITLE else f"{title[:_TITLE - 1]}…"

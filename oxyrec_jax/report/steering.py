@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from oxyrec_jax.report.fragments import Html, number, table, tag
+from oxyrec_jax.report.fragments import Html, number, table, tag, with_interval
 
 _RULES = {"model": "This model", "recent": "Latest events", "random": "Random events",
           "ceiling": "Ideal retriever"}
@@ -21,11 +21,9 @@ def retrieval(result: Mapping[str, Any]) -> list[Html]:
         label, _, figure = name.partition(".")
         spoken = "category" if label == "category" else (
             f"first {label.removeprefix('sid')} of the codes")
-        low, high = cell["interval"]
         rows.append([
             f"Target's {spoken}: {_FIGURES[figure]}",
-            [tag("span", number(cell["model"], 3)),
-             tag("small", f"{number(low, 3)}–{number(high, 3)}")],
+            with_interval(cell["model"], cell["interval"], digits=3),
             *(number(cell[rule], 3) for rule in list(_RULES)[1:]),
             *(f"{cell[gap]['low']:+.3f} to {cell[gap]['high']:+.3f}" for gap in _GAPS)])
     lead = (f"Of each history longer than the recent one {found['keep']} older events "

@@ -8,11 +8,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from oxyrec_jax.report import figures, page
+from oxyrec_jax.report import figures, page, words
 from oxyrec_jax.report.fragments import Html, chart, number, table, tag
 
-_TESTED = {"uctr": "UCTR", "uctcvr": "UCTCVR", "orders": "Orders per user",
-           "gmv": "GMV per user"}
 _LEADS = {
     "shop": ("1. A shop", "A simulated one, so that what its people want is known."),
     "ids": ("2. Semantic IDs", "Each item becomes a few codes; like items share the "
@@ -76,19 +74,16 @@ def _curve(name: str, log: Sequence[Mapping[str, Any]], names: Sequence[str],
 
 
 def _test(found: Mapping[str, Any]) -> list[Html]:
-    cells = {label: found["total"][name] for name, label in _TESTED.items()
+    cells = {label: found["total"][name] for name, label in words.ONLINE.items()
              if found["total"][name]["lift"] is not None}
     figure = go.Figure(layout=figures.layout(
         90 + 34 * max(len(cells), 1), showlegend=False,
-        xaxis={"tickformat": "+.0%", "zeroline": True, "zerolinecolor": "var(--ink)",
-               "zerolinewidth": 1.2},
+        xaxis={"tickformat": "+.0%", **figures.ZERO_LINE},
         yaxis={"showgrid": False, "autorange": "reversed", "type": "category"}))
     figure.add_scatter(
         x=[cell["lift"] for cell in cells.values()], y=list(cells), mode="markers",
         marker={"size": 9, "color": "var(--model)"},
-        error_x={"type": "data", "symmetric": False, "thickness": 1.6, "width": 5,
-                 "array": [cell["high"] - cell["lift"] for cell in cells.values()],
-                 "arrayminus": [cell["lift"] - cell["low"] for cell in cells.values()]})
+        error_x=figures.whiskers(cells.values(), "lift"))
     said = [tag("p", verdict, class_="verdict bad" if found["refused"] else "verdict")
             for verdict in found["verdicts"].values()]
     return [*said, chart("story-test", figure, f"Lift of the aligned network over the "

@@ -15,6 +15,10 @@ RECOMMENDERS = {
     "title_knn_shuffled": "Nearest titles, shuffled",
 }
 
+ONLINE = {"uctr": "UCTR", "uctcvr": "UCTCVR", "orders": "Orders per user",
+          "gmv": "GMV per user"}
+"""What an online test is judged by."""
+
 METRICS = {"hr": "HR", "recall": "Recall", "ndcg": "NDCG", "mrr": "MRR",
            "coverage": "Coverage", "gini": "Gini", "validity": "Validity"}
 
