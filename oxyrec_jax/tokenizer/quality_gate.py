@@ -160,9 +160,14 @@ def crowded(figures: Mapping[str, Any], policy: str) -> str:
     share = figures["duplicates"]
     if share <= GOOD_DUPLICATES:
         return ""
-    mend = ("--set tokenizer.collisions=reassign gives each one of its own"
-            if policy == "list" else
-            "more or wider levels in tokenizer.widths leave room for each")
+    room = math.prod(figures["widths"])
+    if room < figures["items"]:
+        mend = (f"tokenizer.widths has room for {room:,} IDs of {figures['items']:,} "
+                "items: take more or wider levels")
+    elif policy == "list":
+        mend = "--set tokenizer.collisions=reassign moves them to IDs that are free"
+    else:
+        mend = "more or wider levels in tokenizer.widths leave room for each"
     return (f"{share:.1%} of the items share their semantic ID with others, and the "
             f"model cannot tell such items apart; {mend}")
 

@@ -27,7 +27,13 @@ def test_a_gate_that_asks_nothing_lets_everything_through():
     (0.4, "reassign", "^40.0% of the items share .*tokenizer.widths"),
     (0.0, "dedup", "^$")])
 def test_crowded_ids_are_told_with_what_the_policy_leaves_to_do(share, policy, said):
-    assert re.search(said, quality_gate.crowded({"duplicates": share}, policy))
+    figures = {"duplicates": share, "items": 8, "widths": [2, 4]}
+    assert re.search(said, quality_gate.crowded(figures, policy))
+
+
+def test_fewer_ids_than_items_need_wider_levels_whatever_the_policy():
+    figures = {"duplicates": 0.4, "items": 9, "widths": [2, 4]}
+    assert "room for 8 IDs of 9 items" in quality_gate.crowded(figures, "list")
 
 
 @pytest.mark.parametrize("bound, ok", [(0.5, True), (0.4999, False)])

@@ -105,7 +105,7 @@ def _when(seconds: float) -> str:
     try:
         return f"on {(_EPOCH + datetime.timedelta(seconds=seconds)).date()}"
     except OverflowError:
-        return f"into the year {1970 + seconds / 31_556_952:,.0f}"
+        return f"into the year {1970 + seconds / 31_556_952:.0f}"
 
 
 def _iso(text: str | None) -> int | None:
