@@ -86,14 +86,6 @@ def item_encoder(dataset: Dataset, cfg: SourceConfig,
     return ItemEncoder(encode_items(params, found, cfg), facts, params)
 
 
-def item_vectors(dataset: Dataset, cfg: SourceConfig,
-                 embedding: embeddings.EmbeddingConfig, cache: str | os.PathLike, *,
-                 mesh: Mesh | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-    """Returns the vectors and facts of `item_encoder`, for who adds no items."""
-    made = item_encoder(dataset, cfg, embedding, cache, mesh=mesh)
-    return made.vectors, made.facts
-
-
 def encode_items(params: Mapping[str, np.ndarray], sources: ItemSources,
                  cfg: SourceConfig) -> np.ndarray:
     """Makes vectors of items, those of the training or new ones.

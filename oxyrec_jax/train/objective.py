@@ -1,6 +1,7 @@
 """What a training step minimises: the likelihood of each target's semantic ID."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -114,21 +115,7 @@ def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
     given = {"targets": targets, "mask": mask,
              **({"hidden": batch["hidden"]} if "hidden" in batch else {}),
              **({} if weights is None else {"weights": weights})}
-    ways: dict[str, Any] = {"train": True, "rngs": {"dropout": rng},
-                            "mutable": [moe.COLLECTION]}
-    scores: list[tuple[Array, Array]] = []
-    if cfg.chunk:
-        if model.cfg.experts > 1:
-            raise InputError("train.objective.chunk is set, and the mixture of experts "
-                             "(model.memory, own, item_head) needs all scores at once")
-        (states, state), sown = ask(batch, catalogue.tables, method="code_states",
-                                    **ways)
-        terms = chunked_code_terms(ask, model, catalogue, states, given,
-                                   z_loss=cfg.z_loss, chunk=cfg.chunk)
-    else:
-        (logits, state), sown = ask(batch, catalogue.tables, **ways)
-        scores = levelled(model, catalogue, targets, logits)
-        terms = code_terms(scores, given, z_loss=cfg.z_loss)
+    terms, scores, state, sown = _codes(ask, model, batch, catalogue, given, rng, cfg)
     count = terms["level_0"].weight
     total = sum((term.total for term in terms.values()), jnp.float32(0))
     if model.cfg.moe.experts:
@@ -143,13 +130,8 @@ def supervised_loss(model: Generator, params: Any, batch: dict[str, Array],
                                   count)
         total = total + cfg.item_loss * terms["item"].total
     if model.cfg.retrieval.events and cfg.q2i:
-        query, key = ask(batch, catalogue.tables, method="query_and_target")
-        term = losses.q2i_loss(
-            query.reshape(-1, query.shape[-1]), key.reshape(-1, key.shape[-1]),
-            variance_weight=cfg.q2i_variance,
-            decorrelation_weight=cfg.q2i_decorrelation, mask=mask.reshape(-1))
-        terms["q2i"] = term
-        total = total + cfg.q2i * term.total
+        terms["q2i"] = _query_term(ask, batch, catalogue, mask, cfg)
+        total = total + cfg.q2i * terms["q2i"].total
     if model.cfg.experts > 1:
         first = jax.nn.log_softmax(scores[0][0], axis=-1)
         mixed = ask(batch, jax.lax.stop_gradient(state), catalogue.tables, first,
@@ -166,6 +148,37 @@ def expert_names(model: Generator) -> tuple[str, ...]:
     return ("codes", *(("memory",) if model.cfg.memory else ()),
             *(("own",) if model.cfg.own != "none" else ()),
             *(("items",) if model.cfg.item_head else ()))
+
+
+def _codes(ask: Callable[..., Any], model: Generator, batch: dict[str, Array],
+           catalogue: Catalogue, given: dict[str, Array], rng: Array,
+           cfg: ObjectiveConfig) -> tuple[dict[str, Weighted], list[tuple[
+               Array, Array]], Array, Any]:
+    """Runs the network: the terms "level_<l>", every level's scores (none where they
+    are never held at once), the state that items are scored by and what is sown."""
+    ways: dict[str, Any] = {"train": True, "rngs": {"dropout": rng},
+                            "mutable": [moe.COLLECTION]}
+    if not cfg.chunk:
+        (logits, state), sown = ask(batch, catalogue.tables, **ways)
+        scores = levelled(model, catalogue, batch["targets"], logits)
+        return code_terms(scores, given, z_loss=cfg.z_loss), scores, state, sown
+    if model.cfg.experts > 1:
+        raise InputError("train.objective.chunk is set, and the mixture of experts "
+                         "(model.memory, own, item_head) needs all scores at once")
+    (states, state), sown = ask(batch, catalogue.tables, method="code_states", **ways)
+    terms = chunked_code_terms(ask, model, catalogue, states, given,
+                               z_loss=cfg.z_loss, chunk=cfg.chunk)
+    return terms, [], state, sown
+
+
+def _query_term(ask: Callable[..., Any], batch: dict[str, Array], catalogue: Catalogue,
+                mask: Array, cfg: ObjectiveConfig) -> Weighted:
+    """How near the queries of retrieval come to their targets."""
+    query, key = ask(batch, catalogue.tables, method="query_and_target")
+    return losses.q2i_loss(
+        query.reshape(-1, query.shape[-1]), key.reshape(-1, key.shape[-1]),
+        variance_weight=cfg.q2i_variance,
+        decorrelation_weight=cfg.q2i_decorrelation, mask=mask.reshape(-1))
 
 
 def _gate_terms(model: Generator, mixed: Mixture, log_probs: Array, kept: Array,

@@ -211,8 +211,8 @@ def test_vectors_side_by_side_are_the_default_and_new_items_lack_behaviour(tmp_p
     data = world(tmp_path)
     texts = embeddings.embed_texts(data.item_table()["text"].to_pylist(), HASHED,
                                    tmp_path / "cache")
-    found, facts = multisource.item_vectors(data, SourceConfig(), HASHED,
-                                            tmp_path / "cache")
+    plain = multisource.item_encoder(data, SourceConfig(), HASHED, tmp_path / "cache")
+    found, facts = plain.vectors, plain.facts
     expected = texts / np.linalg.norm(texts, axis=1, keepdims=True)
     np.testing.assert_array_equal(found, expected.astype(np.float32))
     assert "training" not in facts and facts["sources"]["text"]["items"] == 30
