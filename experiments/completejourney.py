@@ -103,14 +103,14 @@ def get_config(row: str = TOLD, *, steps: int = STEPS, seeds: Sequence[int] = SE
                 levels="all", method="sinkhorn", slack=2.0)),
             sources=SourceConfig(sources=("text", "co-engagement"))),
         model=ModelConfig(width=64, heads=2, head_width=32, mlp_width=128,
-                          item_features=True, dropout=0.1,
+                          item_features=True, dropout=0.1, own="requests",
                           instructions=told if row == TOLD else InstructionConfig()),
         train=TrainConfig(
             steps=steps, evaluate_every=steps, checkpoint_every=500,
-            pipeline=Pipeline(batch=5, history=100, row_length=192),
+            pipeline=Pipeline(batch=2, history=256, row_length=288),
             optimizer=OptimizerConfig(learning_rate=2e-3, warmup=100,
                                       weight_decay=0.1),
-            objective=ObjectiveConfig(item_loss=1.0, negatives=512)),
+            objective=ObjectiveConfig(item_loss=1.0, negatives=512, gate_power=0.0)),
         evaluate=EvaluateConfig(ks=(1, 5, 10, 20)), align=alignment(),
         beams=20, quick_evaluations=2, seeds=tuple(seeds))
 

@@ -95,7 +95,7 @@ def test_negatives_that_are_all_the_target_leave_finite_gradients(negatives):
             assert np.isfinite(leaf).all()
 
 
-FULL = {"memory": True, "item_head": True, "dropout": 0.1}
+FULL = {"memory": True, "own": "events", "item_head": True, "dropout": 0.1}
 
 
 def test_what_is_not_supervised_changes_nothing():
@@ -129,7 +129,7 @@ def test_a_batch_of_padding_alone_weighs_nothing_and_moves_nothing():
 
 
 def test_the_mixture_moves_only_its_own_parameters():
-    model, catalogue, params = world(memory=True, item_head=True)
+    model, catalogue, params = world(memory=True, own="events", item_head=True)
     batch = tiny_world.make_batch(4)
     cfg = ObjectiveConfig(gate_share=0.5, item_loss=0.3)
 
@@ -137,7 +137,7 @@ def test_the_mixture_moves_only_its_own_parameters():
         return supervised_loss(model, params, batch, catalogue, jax.random.key(0),
                                cfg)[1][name].total
     slope = jax.jit(jax.grad(term), static_argnums=1)
-    gate = {"gate", "gate_bias", "gate_heard", "memory", "sharpness"}
+    gate = {"gate", "gate_bias", "gate_heard", "memory", "own_items", "sharpness"}
     moved = {name: {part for part, tree in slope(params, name).items()
                     if any((np.asarray(leaf) != 0).any()
                            for leaf in jax.tree.leaves(tree))}
