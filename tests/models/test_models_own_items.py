@@ -7,9 +7,11 @@ import pytest
 from flax import linen as nn
 
 import tiny_world
+from oxyrec_jax import parallel
 from oxyrec_jax.base import InputError
 from oxyrec_jax.models.memory import weigh
 from oxyrec_jax.models.own_items import OwnItems
+from oxyrec_jax.train.step import OptimizerConfig
 
 CODES = np.arange(30) % 4  # first code of each item
 BEGIN = {"fade": np.log([0.98 / 0.02]), "trust": np.zeros(1),
@@ -140,3 +142,25 @@ def test_the_share_begins_small_and_a_history_of_nothing_has_none():
 def test_what_b_counts_is_one_of_three():
     with pytest.raises(InputError, match="model.own is 'baskets', expected 'none', "):
         tiny_world.make_model(own="baskets")
+
+
+@pytest.mark.slow
+def test_eight_devices_learn_what_one_learns():
+    found = []
+    for sizes in ((1,), (8,), (2, 2, 2)):
+        mesh = parallel.make_mesh(parallel.MeshConfig(*sizes),
+                                  jax.devices()[:int(np.prod(sizes))])
+        batch = tiny_world.make_batch(8, 6, items=32)
+        batch["opens"] = np.float32(np.random.default_rng(0).random((8, 6)) < 0.5)
+        step, state, batch, catalogue = tiny_world.make_step(
+            tiny_world.make_model(32, own="requests"), OptimizerConfig(
+                learning_rate=0.02, warmup=0), mesh, batch, items=32)
+        found.append([])
+        for _ in range(2):
+            state, figures = step(state, batch, catalogue)
+            found[-1].append({name: float(value) for name, value in figures.items()})
+    for other in found[1:]:
+        for one, expected in zip(other, found[0], strict=True):
+            assert one["mixture"] > 0 and one.keys() == expected.keys()
+            for name, value in expected.items():
+                np.testing.assert_allclose(one[name], value, rtol=5e-4, atol=1e-6)
