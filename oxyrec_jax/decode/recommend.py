@@ -2,18 +2,19 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from oxyrec_jax.base import Array
-from oxyrec_jax.decode.beam import Beams, beam_search
+from oxyrec_jax.decode.beam import Beams, StepFn, beam_search
 from oxyrec_jax.decode.diversity import Diversity
 from oxyrec_jax.decode.sampling import Sampling
 from oxyrec_jax.decode.scoring import parts_of
 from oxyrec_jax.models.generator import Generator, Mixture
-from oxyrec_jax.models.tables import ItemTables
+from oxyrec_jax.models.tables import ItemTables, Search
 from oxyrec_jax.tokenizer import trie as trie_lib
 from oxyrec_jax.tokenizer.catalogue import Catalogue
 from oxyrec_jax.tokenizer.trie_filter import Filter
@@ -69,49 +70,12 @@ def recommend(model: Generator, params: Any, batch: dict[str, Array],
     if encoded is not None:  # what the encoder would give is read by nothing: not run
         search = dataclasses.replace(search, memory=encoded.memory,
                                      allowed=encoded.allowed, state=encoded.state)
+    step = _plain_step(ask, search)
+    if model.cfg.experts > 1 and experts:
+        step = _mixed_step(ask, model, used, search, catalogue, allowed)
     # a beam costs nothing where one pass serves all
     parts = parts_of(beams) if len(model.passes) > 1 else 0
-    if model.cfg.experts == 1 or not experts:
-        def step(past: Any, codes: Array | None, level: int) -> tuple[Array, Any]:
-            return ask(search, past, codes, level, method="search_step")
-        return beam_search(step, (), catalogue.trie, beams=beams, batch=size,
-                           sampling=sampling, allowed=allowed, prefix=prefix,
-                           diversity=diversity, parts=parts, cut=cut)
-
-    trie = catalogue.trie
-    live = catalogue.tables.live  # [N], or [B, N] under a filter; None: all
-    if allowed is not None:
-        admitted = allowed.admitted(catalogue.tables.codes.shape[0])
-        live = admitted if live is None else admitted & live
-    shared: dict[str, Any] = {}  # made at level 0, read by later levels of a trace
-
-    def mixed_step(state: Any, codes: Array | None, level: int) -> tuple[Array, Any]:
-        past, nodes, before = state if level else (
-            (), jnp.zeros((size, 1), jnp.int32), jnp.zeros((size, 1), jnp.float32))
-        if level:
-            # `before` holds every code of the level above; keep the chosen one's.
-            chosen = jnp.asarray(codes)
-            nodes = trie_lib.advance(trie, level - 1, nodes, chosen)
-            before = jnp.take_along_axis(before, chosen[..., None], axis=-1)[..., 0]
-        logits, past = ask(search, past, codes, level, method="search_step")
-        legal = trie_lib.mask(trie, level, nodes, allowed=allowed)
-        if level == 0:
-            first = _legal_log_softmax(logits, legal)
-            mixture = ask(used, search.state, catalogue.tables, first, own=False,
-                          method="mixture")
-            shared["mixture"] = mixture
-            shared["others"] = _other_experts(ask, model, catalogue, search.state,
-                                              mixture, live)
-        mixture = shared["mixture"]
-        own = _legal_log_softmax(mixture.sharpness[0] * logits, legal)
-        sums = before[..., None] + own
-        mass = _children_mass(trie, level, nodes, _mass_of_nodes(
-            catalogue, shared["others"], level))
-        weight = mixture.log_weights[:, :, :1]
-        mixed = jnp.logaddexp(weight + sums, jnp.log(mass))
-        return mixed, (past, nodes, sums)
-
-    return beam_search(mixed_step, (), trie, beams=beams, batch=size,
+    return beam_search(step, (), catalogue.trie, beams=beams, batch=size,
                        sampling=sampling, allowed=allowed, prefix=prefix,
                        diversity=diversity, parts=parts, cut=cut)
 
@@ -149,6 +113,55 @@ def with_item_keys(model: Generator, params: Any, catalogue: Catalogue) -> Catal
 def _item_keys(model: Generator, params: Any, tables: ItemTables) -> Array:
     found: Any = model.apply({"params": params}, tables, method="item_keys")
     return found
+
+
+def _plain_step(ask: Callable[..., Any], search: Search) -> StepFn:
+    """The decoder alone, as `beam_search` asks it."""
+    def step(past: Any, codes: Array | None, level: int) -> tuple[Array, Any]:
+        return ask(search, past, codes, level, method="search_step")
+    return step
+
+
+def _mixed_step(ask: Callable[..., Any], model: Generator, used: dict[str, Array],
+                search: Search, catalogue: Catalogue, allowed: Filter | None) -> StepFn:
+    """Decoder and the other experts together, as `beam_search` asks them.
+
+    A beam's state is the decoder's own, its node, and the decoder's log-probability of
+    its prefix with every code that may follow.
+    """
+    trie, size = catalogue.trie, search.state.shape[0]
+    live = catalogue.tables.live  # [N], or [B, N] under a filter; None: all
+    if allowed is not None:
+        admitted = allowed.admitted(catalogue.tables.codes.shape[0])
+        live = admitted if live is None else admitted & live
+    shared: dict[str, Any] = {}  # made at level 0, read by later levels of a trace
+
+    def step(state: Any, codes: Array | None, level: int) -> tuple[Array, Any]:
+        past, nodes, before = state if level else (
+            (), jnp.zeros((size, 1), jnp.int32), jnp.zeros((size, 1), jnp.float32))
+        if level:
+            # `before` holds every code of the level above; keep the chosen one's.
+            chosen = jnp.asarray(codes)
+            nodes = trie_lib.advance(trie, level - 1, nodes, chosen)
+            before = jnp.take_along_axis(before, chosen[..., None], axis=-1)[..., 0]
+        logits, past = ask(search, past, codes, level, method="search_step")
+        legal = trie_lib.mask(trie, level, nodes, allowed=allowed)
+        if level == 0:
+            first = _legal_log_softmax(logits, legal)
+            mixture = ask(used, search.state, catalogue.tables, first, own=False,
+                          method="mixture")
+            shared["mixture"] = mixture
+            shared["others"] = _other_experts(ask, model, catalogue, search.state,
+                                              mixture, live)
+        mixture = shared["mixture"]
+        own = _legal_log_softmax(mixture.sharpness[0] * logits, legal)
+        sums = before[..., None] + own
+        mass = _children_mass(trie, level, nodes, _mass_of_nodes(
+            catalogue, shared["others"], level))
+        weight = mixture.log_weights[:, :, :1]
+        mixed = jnp.logaddexp(weight + sums, jnp.log(mass))
+        return mixed, (past, nodes, sums)
+    return step
 
 
 def _legal_log_softmax(logits: Array, legal: Array) -> Array:
