@@ -106,7 +106,8 @@ def _setting(space: Workspace, ready: Ready, signals_of: SignalSources,
         """Ranks of what was chosen in the validation split, and rewards."""
         return {**validate(space, ready, params),
                 **rewards_of_lists(ready, signals_of, mapping, params, lists)}
-    score = judge and of_targets(judge, LogRequests(ready.dataset), "train")
+    score = (None if judge is None else
+             of_targets(judge, LogRequests(ready.dataset), "train"))
     return Setting(ready.model, ready.catalogue, preferred, requests, signals_of,
                    mapping, held_out, score, _digests(cfg, judge))
 
@@ -157,7 +158,7 @@ def _with_judge(space: Workspace, ready: Ready) -> Judge | None:
 
 def _digests(cfg: AlignConfig, judge: Judge | None) -> dict[str, Any]:
     """What ranking model and judge were when a run began."""
-    found = {} if judge is None else {"judge": judge.identity}
+    found: dict[str, Any] = {} if judge is None else {"judge": judge.identity}
     if cfg.ranker:
         base = open_workspace(pathlib.Path(cfg.ranker), None)
         found["ranker"] = artifacts.value_digest(artifacts.read_json(
