@@ -23,6 +23,7 @@ def test_the_networks_differ_in_what_they_are_told_alone(lib):
     model = dataclasses.replace(untold.model, instructions=told.model.instructions)
     assert dataclasses.replace(untold, name=told.name, model=model) == told
     assert told.data.protocol == "next-basket" and not told.model.memory
+    assert told.model.own == "requests"
     assert list(told.align.reward) == ["spend"]
 
 
