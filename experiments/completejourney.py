@@ -12,8 +12,8 @@ baselines. Items and households of fewer than 20 purchases are left out: 9,430 i
 79 of 100 purchases stay. Every network mixes in the household's own items, fading
 (model.own), with which the first is level with own frequency, the recommender to beat;
 without, it had half of its recall (docs/results.md, which tells what the two others did
-then; they were not run anew in full). The shares are learnt by likelihood (gate_power 0): the
-default trusts own items alone.
+then; they were not run anew in full). The shares are learnt by likelihood (gate_power
+0): the default trusts own items alone.
 
 On one CPU core a training of these 0.4 epochs takes 2 minutes of CPU.
 
