@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from oxyrec_jax import artifacts, ranking, workflow
 from oxyrec_jax.base import InputError
@@ -13,6 +12,7 @@ from oxyrec_jax.rewards.judge.artefact import read_judge
 from oxyrec_jax.tokenizer import sid_table
 from oxyrec_jax.train.parameters import read_params
 from oxyrec_jax.train.run_log import read_log
+from oxyrec_jax.train.setup import feed
 
 
 def inspect(space: workflow.Workspace) -> dict[str, Any]:
@@ -63,11 +63,9 @@ def _model(space: workflow.Workspace) -> dict[str, Any]:
     if space.cfg.ranker is not None:
         return ranking.sizes(space)
     ready = workflow.load(space)
-    batch = {name: jnp.zeros((1, 2), jnp.int32)
-             for name in ("items", "segments", "targets", "target_positions",
-                          *ready.model.cfg.opens)}
+    example = feed(ready.model, ready.dataset, space.cfg.train.pipeline, seed=0).example
     shapes = jax.eval_shape(
-        lambda: ready.model.init(jax.random.key(0), batch, ready.catalogue.tables))
+        lambda: ready.model.init(jax.random.key(0), example, ready.catalogue.tables))
     sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(part))
              for name, part in shapes["params"].items()}
     return {"parameters": sum(sizes.values()), "by_part": sizes,

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from oxyrec_jax import (printing, quickstart, slow_thinking, workflow,
+from oxyrec_jax import (inspection, printing, quickstart, slow_thinking, workflow,
                         workspace)
 from oxyrec_jax.base import InputError
 from oxyrec_jax.models.instructions import InstructionConfig
@@ -141,6 +141,12 @@ def test_what_the_log_does_not_know_is_refused(space, asked, words):
     with pytest.raises(InputError, match=words):
         workflow.recommend(space, user=workflow.load(space).dataset.user_ids()[0],
                            asked=workflow.Asked(**asked))
+
+
+def test_the_network_is_inspected_by_what_it_reads(space):
+    found = inspection.inspect(space)["model"]
+    assert sum(found["by_part"].values()) == found["parameters"] > 0
+    assert {"instructions", "retriever"} <= found["by_part"].keys()
 
 
 def test_the_report_shows_examples_of_such_a_network(space):

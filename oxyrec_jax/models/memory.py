@@ -185,8 +185,9 @@ class _Weighing(nn.Module):
         scores = self.scale * self.sharpness * x + self.nearness[:, None]
         model = jnp.take_along_axis(jax.lax.stop_gradient(first_log_probs),
                                     codes.reshape(flat), -1)
-        scores = scores.reshape(flat) + model * self.trust
-        known = known.reshape(flat)
+        # Behind a first code of probability 0 nothing may be recommended.
+        known = known.reshape(flat) & (model > -jnp.inf)
+        scores = scores.reshape(flat) + self.trust * jnp.where(known, model, 0)
         weights = jax.nn.softmax(jnp.where(known, scores, layers.FORBIDDEN), axis=-1)
         return jnp.where(known, weights, 0)
 

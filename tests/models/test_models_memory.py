@@ -115,6 +115,20 @@ def test_weights_by_hand():
     np.testing.assert_allclose(answer.heard, np.log([[5]]), rtol=1e-6)  # 1 + 2 + 1 + 1
 
 
+@pytest.mark.parametrize("trust", [-1.0, 0.0, 2.0])
+def test_nothing_is_heard_behind_a_first_code_that_cannot_be(trust):
+    found = counted([[0, 1], [0, 2], [0, 4]], [(s, 1, 2) for s in range(3)])
+    log_probs = np.log(np.float32([[[0.5, 0.5, 0]]]), where=[True, True, False],
+                       out=np.full((1, 1, 3), -np.inf, np.float32))
+    answer = memory.TransitionMemory().apply(
+        {"params": {"nearness": np.zeros(3, np.float32),
+                    "sharpness": np.float32([1]), "trust": np.float32([trust])}},
+        jnp.array([[[0, -1, -1]]]), found, jnp.arange(6) % 3, jnp.asarray(log_probs),
+        None)
+    # 1 and 4 have first code 1; 2 has code 2, which may not be.
+    np.testing.assert_allclose(summed(answer)[0, 0], [0, .5, 0, 0, .5, 0], rtol=1e-6)
+
+
 def summed(answer):
     weights = np.zeros((*answer.weights.shape[:2], 6))
     for place in np.ndindex(answer.weights.shape):
