@@ -28,7 +28,7 @@ import numpy as np
 from oxyrec_jax import artifacts, config, metrics, workflow, workspace
 from oxyrec_jax.config import Experiment
 from oxyrec_jax.evaluate import evaluation, rows
-from oxyrec_jax.evaluate.baskets import fused
+from oxyrec_jax.evaluate.fusion import fuse
 from oxyrec_jax.evaluate.generator import recommend_split
 
 _BEAUTY = runpy.run_path(str(pathlib.Path(__file__).with_name("beauty.py")))
@@ -104,7 +104,7 @@ class Runs:
             lists = [self._lists(member, part) for member in FUSIONS[row]]
             dataset = workflow.load(self.space(BASE)).dataset
             wanted = rows.expand(rows.of_dataset(dataset), dataset.split("valid")).item
-            both = fused(lists, [1.0] * len(lists), lists[0].shape[1])
+            both = fuse(lists, [1.0] * len(lists), lists[0].shape[1])
             artifacts.write_bundle(folder, kind="ranks", version=1, facts={}, arrays={
                 "item": metrics.ranks(both, wanted).astype(np.int32)})
         artifacts.read_manifest(folder, kind="ranks", version=1)

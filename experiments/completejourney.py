@@ -41,7 +41,7 @@ from oxyrec_jax.config import Experiment
 from oxyrec_jax.data.baskets import of_split
 from oxyrec_jax.data.pipeline import Pipeline
 from oxyrec_jax.data.prepare import DataConfig
-from oxyrec_jax.evaluate import baskets
+from oxyrec_jax.evaluate import baskets, fusion
 from oxyrec_jax.evaluate.evaluation import EvaluateConfig
 from oxyrec_jax.evaluate.generator import recommend_split
 from oxyrec_jax.models.config import ModelConfig
@@ -172,8 +172,8 @@ def table_of(workdir: pathlib.Path, rows: Sequence[str] = TABLE,
         ready, cfg = workflow.load(space), space.cfg
         own = {f"seed{seed}": lists_of(space, ready, "test", seed)
                for seed in cfg.seeds}
-        fused = {name: baskets.fused([items, rivals[OWN]],
-                                     [1 - OWN_WEIGHT, OWN_WEIGHT], max(cfg.evaluate.ks))
+        fused = {name: fusion.fuse([items, rivals[OWN]],
+                                   [1 - OWN_WEIGHT, OWN_WEIGHT], max(cfg.evaluate.ks))
                  for name, items in own.items()}
         for name, lists in ((row, own), (FUSED.format(row), fused)):
             table[name] = baskets.evaluate(

@@ -175,13 +175,6 @@ def test_the_results_hold_model_baselines_and_scenarios(opened):
     assert found["counts"]["bought"] == 4
 
 
-def test_lists_are_fused_by_their_places():
-    one, two = np.array([[4, 7, 2]]), np.array([[7, 9, -1]])
-    # 4: 1/5; 7: 1/6 + 2/5; 2: 1/7; 9: 2/6.
-    assert baskets.fused([one, two], [1, 2], 4).tolist() == [[7, 9, 4, 2]]
-    assert baskets.fused([one, two], [1, 0], 5).tolist() == [[4, 7, 2, 9, -1]]
-
-
 def test_another_protocol_has_no_baskets():
     other = types.SimpleNamespace(by_basket=False, folder="there")
     with pytest.raises(InputError, match="data.protocol=next-basket"):
