@@ -196,12 +196,12 @@ def _uncertainty(found: Mapping[str, Any]) -> list[str]:
     for cell in (cell for cell in _CELLS if cell in found["intervals"]):
         low, high = found["intervals"][cell]
         lines.append(f"  {cell} {low:.4f} to {high:.4f}")
-    lines.append(f"and model minus {rival}, the best baseline, within")
+    headline = found["config"]["headline"]
+    lines.append(f"and model minus {rival}, the best baseline by {headline}, within")
     for cell in (cell for cell in _CELLS if cell in differences["cells"]):
         part = differences["cells"][cell]
         lines.append(f"  {cell} {part['low']:+.4f} to {part['high']:+.4f} "
                      f"(mean {part['mean']:+.4f})")
-    headline = found["config"]["headline"]
     if headline in differences["cells"]:
         lines.append(f"By {headline}, {told_apart(differences['cells'][headline])[0]}")
     return lines

@@ -70,6 +70,7 @@ class _Lines:
         self.what, self.total, self.done, self.note = what, total, 0, ""
         self.start = self.last = time.monotonic()
         self.told = -1
+        self.first: tuple[float, int] | None = None  # when a line was told first
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
         self.done += count
@@ -85,5 +86,17 @@ class _Lines:
     def _line(self) -> None:
         self.told = self.done
         total = "" if self.total is None else f"/{self.total}"
-        _log.info("%s: %d%s in %.1f s %s", self.what, self.done, total,
-                  time.monotonic() - self.start, self.note)
+        _log.info("%s: %d%s in %.1f s%s %s", self.what, self.done, total,
+                  time.monotonic() - self.start, self._left(), self.note)
+
+    def _left(self) -> str:
+        """How long the rest takes at the pace since the first line."""
+        now = time.monotonic()
+        if self.first is None:
+            self.first = now, self.done
+        began, done = self.first
+        if self.total is None or not done < self.done < self.total:
+            return ""
+        left = (now - began) / (self.done - done) * (self.total - self.done)
+        return f", about {left:.0f} s left" if left < 100 else (
+            f", about {left / 60:.0f} min left")

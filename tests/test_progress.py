@@ -34,6 +34,9 @@ def test_a_line_every_ten_seconds_with_the_newest_note(lines, monkeypatch):
     assert [line.split(" in ")[0] for line in lines()] == [
         "training: 44/100", "training: 84/100", "training: 100/100"]
     assert all(line.endswith("loss 1") for line in lines())
+    # 40 items in ten seconds since the first line: 16 are left.
+    assert ["left" in line for line in lines()] == [False, True, False]
+    assert "in 20.0 s, about 4 s left loss 1" in lines()[1]
 
 
 def test_a_terminal_gets_a_bar_and_no_lines(lines, monkeypatch, capsys):

@@ -49,9 +49,16 @@ class Quickstart(Verb):
 class Prepare(Verb):
     """Read a behaviour log into a prepared data set.
 
+    Of a table, data.columns names the columns of events (user, item, time, behaviour,
+    scenario, trigger, query, price, request, rating), data.item_columns those of items
+    (item, title, brand, category, description, price), and data.time_unit tells what
+    its times are in: s, ms, us, ns or iso.
+
     Examples:
     $ oxyrec prepare experiments/beauty.py --workdir runs/beauty
-    $ oxyrec prepare --source table --path events.csv --items items.csv
+    $ oxyrec prepare --source table --path events.csv --items items.csv \\
+        --set data.columns.user=visitor --set data.columns.time=at \\
+        --set data.time_unit=iso --set data.item_columns.title=name
     """
 
     source: Annotated[str, arg(
@@ -121,8 +128,13 @@ class Tokenize(Verb):
 class Train(ManyHosts):
     """Train the generator or a ranking model; killed and started again, it continues.
 
+    Ctrl-C finishes the step and saves. A step reads train.pipeline.batch rows of
+    row_length events; on a CPU 16 or 32 rows learn as much in less time than the 128
+    that suit an accelerator.
+
     Examples:
     $ oxyrec train --workdir runs/beauty --seed 0
+    $ oxyrec train --workdir runs/mine --set train.pipeline.batch=32
     $ oxyrec train --workdir runs/cart --start-from runs/all
     $ oxyrec train --workdir runs/beauty --mesh data=4,fsdp=2
     $ oxyrec train --workdir runs/beauty --coordinator node0:9876 --processes 2 \\

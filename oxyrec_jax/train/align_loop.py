@@ -31,7 +31,7 @@ from oxyrec_jax.models.generator import Generator
 from oxyrec_jax.profiling import Shares
 from oxyrec_jax.rewards import mapping as rewards_lib
 from oxyrec_jax.tokenizer.catalogue import Catalogue
-from oxyrec_jax.train import align, beginning, parameters, pauses
+from oxyrec_jax.train import align, beginning, interrupts, parameters, pauses
 from oxyrec_jax.train import step as step_lib
 from oxyrec_jax.train.align_settings import AlignConfig
 from oxyrec_jax.train.alarms import Watch
@@ -178,7 +178,8 @@ class _Run:
             self._resume()
         else:
             self.log.truncate(-1)  # nothing, not even the start
-        with progress.bar("aligning", cfg.steps) as advance, self.log:
+        with (progress.bar("aligning", cfg.steps) as advance, self.log,
+              interrupts.held_back() as stopping):
             advance(self.done)
             counted, compiled = Counted(advance), False
             if not resumed:
@@ -190,7 +191,9 @@ class _Run:
                     window += self._experience()
                 compiled = True
                 self.done += 1
-                if self.done % cfg.log_every == 0 or pauses.saves(cfg, self.done):
+                stop = stopping()
+                if (stop or self.done % cfg.log_every == 0
+                        or pauses.saves(cfg, self.done)):
                     line = self._log_window(window)
                     counted.note(
                         f"reward {line['reward']:.3f}  kl {line['kl_ref']:.4f}")
@@ -198,8 +201,11 @@ class _Run:
                 advance(1)
                 if pauses.evaluates(cfg, self.done):
                     self._evaluate()
-                if pauses.saves(cfg, self.done):
+                if stop or pauses.saves(cfg, self.done):
                     self._save()
+                if stop:
+                    self.checkpoints.wait()
+                    raise KeyboardInterrupt
             if self.last_evaluated != self.done:  # an alarm between two evaluations
                 self._evaluate()
                 self._save()

@@ -25,7 +25,7 @@ from oxyrec_jax.models.config import ModelConfig
 from oxyrec_jax.models.generator import Generator
 from oxyrec_jax.models.ranker import Ranker
 from oxyrec_jax.tokenizer.catalogue import Catalogue
-from oxyrec_jax.train import beginning, parameters, pauses
+from oxyrec_jax.train import beginning, interrupts, parameters, pauses
 from oxyrec_jax.train import step as step_lib
 from oxyrec_jax.train.counted import Counted
 from oxyrec_jax.train.objective import ObjectiveConfig, supervised_loss
@@ -201,7 +201,8 @@ class _Run:
         cfg = self.cfg
         window: list[_Step] = []
         compiled: set[tuple[int, ...]] = set()  # shapes: rows may differ in length
-        with progress.bar("training", cfg.steps) as advance, self.log:
+        with (progress.bar("training", cfg.steps) as advance, self.log,
+              interrupts.held_back() as stopping):
             advance(self.done)
             counted = Counted(advance)
             while self.done < cfg.steps and not self.best.ends(cfg.patience):
@@ -223,20 +224,25 @@ class _Run:
                 self.done += 1
                 window.append(_Step(figures, math.prod(shape), timed))
                 counted.handed(figures)
+                stop = stopping()
                 # A checkpoint closes the window too: a run that continues from it logs
                 # the same lines, and parameters that are not finite are never saved.
-                if self.done % cfg.log_every == 0 or pauses.saves(cfg, self.done):
+                if (stop or self.done % cfg.log_every == 0
+                        or pauses.saves(cfg, self.done)):
                     counted.wait()
                     line = self._log_window(window)
                     counted.note(f"loss {line['loss']:.3f}  {line['targets/s']:.0f} "
                                  "targets/s")
                     window = []
-                self._pause_work(state, batches)
+                self._pause_work(state, batches, stop)
+                if stop:
+                    self.checkpoints.wait()
+                    raise KeyboardInterrupt
             self.checkpoints.wait()
         return self._outcome()
 
-    def _pause_work(self, state: step_lib.TrainState, batches: Any) -> None:
-        if not pauses.saves(self.cfg, self.done):
+    def _pause_work(self, state: step_lib.TrainState, batches: Any, stop: bool) -> None:
+        if not (stop or pauses.saves(self.cfg, self.done)):
             return
         with self.clock.paused():
             if pauses.evaluates(self.cfg, self.done):

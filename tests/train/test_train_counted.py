@@ -40,16 +40,22 @@ def bar():
 
 
 def test_steps_count_when_their_figures_are_there_and_nobody_waits(bar):
-    counted, steps = Counted(bar), [Figure(bar) for _ in range(4)]
+    counted, steps = Counted(bar), [Figure(bar) for _ in range(3)]
     counted.handed({"loss": steps[0]})
-    counted.handed({"loss": steps[1]})
     assert bar.done == 0
-    steps[0].there = steps[1].there = True
+    steps[0].there = True
+    counted.handed({"loss": steps[1]})
+    assert bar.done == 1
+    steps[2].there = True  # a device ends them in order: what is behind does not count
     counted.handed({"loss": steps[2]})
-    assert bar.done == 2
-    steps[3].there = True  # a device ends them in order: what is behind does not count
-    counted.handed({"loss": steps[3]})
-    assert bar.done == 2 and not any(step.waited for step in steps)
+    assert bar.done == 1 and not any(step.waited for step in steps)
+
+
+def test_a_device_has_at_most_two_steps_before_it(bar):
+    counted, steps = Counted(bar), [Figure(bar) for _ in range(5)]
+    for step in steps:
+        counted.handed({"loss": step})
+    assert [step.waited for step in steps] == [1, 1, 1, 0, 0] and bar.done == 3
 
 
 def test_waiting_counts_each_step_as_it_ends(bar):

@@ -211,8 +211,8 @@ def _check_columns(place: Place, wanted: Sequence[str], found: Sequence[str]) ->
     if missing:
         raise InputError(f"{place} has no column {', '.join(missing)}; it has "
                          f"{re.sub(r'[^ -~]', '?', ', '.join(found))[:200]}; say which "
-                         "is which, such as --set data.columns.user=NAME, or "
-                         "data.item_columns for items")
+                         "is which, such as --set data.columns.user=NAME of events "
+                         "or data.item_columns.item=NAME of items")
 
 
 def _is_text(value: bytes) -> bool:
