@@ -56,7 +56,7 @@ PARTS = {"all": True, "decoder": False}
 CELLS = ("recall@10", "ndcg@10")
 
 
-def get_config(row: str = BASE, settings: Sequence[str] = ()) -> Experiment:
+def config_of(row: str = BASE, settings: Sequence[str] = ()) -> Experiment:
     """The experiment of one idea; `settings` are for all rows, before what is its own.
     """
     return config.with_settings(config.with_settings(
@@ -73,7 +73,7 @@ class Runs:
     @functools.cache
     def space(self, row: str) -> workflow.Workspace:
         """The work directory of an idea, trained."""
-        cfg = get_config(row, self.settings)
+        cfg = config_of(row, self.settings)
         folder = "".join(letter if letter.isalnum() else "-" for letter in row)
         space = workflow.open_workspace(self.workdir / folder, cfg)
         if row != BASE and cfg.tokenizer == self.space(BASE).cfg.tokenizer:

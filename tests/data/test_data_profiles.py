@@ -134,7 +134,7 @@ def test_hours_are_those_of_the_next_event_or_of_the_request(log):
 def test_a_request_of_a_user_carries_the_profile_and_a_bare_history_none(log):
     known = with_profiles(log, "city", "hobbies")
     cfg = types.SimpleNamespace(
-        sides=("hour",), retrieval=types.SimpleNamespace(events=0),
+        sides=("hour",), told=("hour",), retrieval=types.SimpleNamespace(events=0),
         instructions=types.SimpleNamespace(reads=()))
     ready = types.SimpleNamespace(dataset=known, model=types.SimpleNamespace(cfg=cfg))
     steps = types.SimpleNamespace(pipeline=types.SimpleNamespace(history=4))
