@@ -9,7 +9,7 @@ import gzip
 import itertools
 import json
 import pathlib
-import shutil
+import re
 
 import pytest
 
@@ -49,15 +49,22 @@ def test_off_policy_in_the_shop(tmp_path):
 
 
 def first_rows(folder, logs, rows, part):
-    """A public data set's items and the first rows of its logs, in `part`."""
+    """The first rows of a public data set's logs in `part`, and the items up to the
+    last one there: items have numbers."""
     if not folder.is_dir():
         pytest.skip(f"no {folder}")
     part.mkdir()
-    shutil.copy(folder / "items.jsonl.gz", part)
+    last = 0
     for file in logs:
-        with (gzip.open(folder / file, "rt") as log,
-              gzip.open(part / file, "wt") as first):
-            first.writelines(itertools.islice(log, rows))
+        with gzip.open(folder / file, "rt") as log:
+            lines = list(itertools.islice(log, rows))
+        with gzip.open(part / file, "wt") as first:
+            first.writelines(lines)
+        last = max(last, *(int(item) for line in lines for item in
+                           re.findall(r"(?<=[\t ])\d+", line)))
+    with (gzip.open(folder / "items.jsonl.gz", "rt") as items,
+          gzip.open(part / "items.jsonl.gz", "wt") as kept):
+        kept.writelines(itertools.islice(items, last + 1))
 
 
 @pytest.mark.parametrize("name, data, logs, rows", [
