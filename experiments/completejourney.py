@@ -65,7 +65,8 @@ OWN_WEIGHT = 0.7  # of .3, .5, .7, .9 the best on the validation baskets
 LIST = 20  # of a list that is fused
 CELLS = ("recall@10", "ndcg@10", "hr@10", "spend@10", "gmv@10")
 TOY = ("seeds=[0]", "train.steps=2", "train.evaluate_every=2",
-       "train.pipeline.batch=8",
+       "train.pipeline.batch=8", "train.pipeline.history=24",
+       "train.pipeline.row_length=32",
        "train.checkpoint_every=2", "model.width=16", "model.head_width=8",
        "model.mlp_width=16", "model.encoder_layers=1", "tokenizer.widths=[8,8]",
        "text.source=hashed", "tokenizer.sources.sources=[text]", "beams=10",
