@@ -22,8 +22,6 @@ from oxyrec_jax.serve.rows import Row, lay, sides_of
 from oxyrec_jax.tokenizer import sid_table
 from oxyrec_jax.workspace import Workspace, open_workspace
 
-_STORED = {"opens": "request"}  # what is made of other columns than the time
-
 FIGURES = ("click", "cart", "order", "value")  # by which a ranking model may order
 
 
@@ -174,8 +172,7 @@ def _request(space: Workspace, ready: Ready, history: np.ndarray, asked: Asked,
     if user is not None and model.cfg.told:
         first, last = dataset.offsets()[dataset.user_ids().index(user):][:2]
         columns = {name: dataset.column(name)[first:last] for name in dict.fromkeys(
-            _STORED.get(name, "time" if name in event_rows.MADE else name)
-            for name in model.cfg.told)}
+            event_rows.MADE_OF.get(name, name) for name in model.cfg.told)}
     if dataset.profiles is not None:
         places = dataset.profiles.rows.shape[1]
         if user is not None:

@@ -11,6 +11,8 @@ from oxyrec_jax.data.target_weights import TargetWeights
 
 # Columns that no data set stores.
 MADE = ("gap", "hour", "weekday", "opens", "profile", "instruction", "weight")
+# What those of the history are made of.
+MADE_OF = {"gap": "time", "hour": "time", "weekday": "time", "opens": "request"}
 CALENDAR = {"hour": (3_600, 24, 0), "weekday": (86_400, 7, 3)}  # day 0: a Thursday
 
 
@@ -57,9 +59,10 @@ class EventRows:
                 raise InputError(f"pipeline.columns names 'instruction', and "
                                  f"{dataset.folder} has no instructions; make them "
                                  "first, or leave model.instructions.reasoning off")
-        needs = {"time": self._gap or self._calendar, "request": self._opens,
-                 "behaviour": self._weights == {}}
-        for name in [*stored, *(name for name, asked in needs.items() if asked)]:
+        needs = [MADE_OF[name] for name in columns if name in MADE_OF]
+        if self._weights == {}:
+            needs.append("behaviour")
+        for name in [*stored, *needs]:
             if name not in dataset.columns:
                 raise InputError(f"pipeline.columns names {name!r}, which "
                                  f"{dataset.folder} does not have; its columns are "
