@@ -154,6 +154,29 @@ def count_successors(items: np.ndarray, offsets: np.ndarray, targets: np.ndarray
     return Successors(jnp.asarray(table), jnp.asarray(counts))
 
 
+def candidate_weights(scores: Array, trust: Array, known: Array, codes: Array,
+                      first_log_probs: Array) -> Array:
+    """softmax(scores + e log p(first code)) over the candidates of each target.
+
+    Behind a first code of probability 0 nothing may be recommended.
+
+    Args:
+      scores: `[B, J, C]` float32.
+      trust: `[1]` float32, e.
+      known: `[B, J, C]` bool, which candidates there are.
+      codes: `[B, J, C]` int32, their first codes.
+      first_log_probs: `[B, J, V_0]` float32, the decoder's; receives no gradient.
+
+    Returns:
+      `[B, J, C]` float32: sums to 1 over what is known, 0 elsewhere.
+    """
+    model = jnp.take_along_axis(jax.lax.stop_gradient(first_log_probs), codes, axis=-1)
+    known = known & (model > -jnp.inf)
+    scores = scores + trust * jnp.where(known, model, 0)
+    weights = jax.nn.softmax(jnp.where(known, scores, layers.FORBIDDEN), axis=-1)
+    return jnp.where(known, weights, 0)
+
+
 class _Weighing(nn.Module):
     """The numbers that weigh candidates: softmax(a x + b_d + e log p(first code)).
 
@@ -183,13 +206,8 @@ class _Weighing(nn.Module):
         """
         flat = (*x.shape[:2], -1)
         scores = self.scale * self.sharpness * x + self.nearness[:, None]
-        model = jnp.take_along_axis(jax.lax.stop_gradient(first_log_probs),
-                                    codes.reshape(flat), -1)
-        # Behind a first code of probability 0 nothing may be recommended.
-        known = known.reshape(flat) & (model > -jnp.inf)
-        scores = scores.reshape(flat) + self.trust * jnp.where(known, model, 0)
-        weights = jax.nn.softmax(jnp.where(known, scores, layers.FORBIDDEN), axis=-1)
-        return jnp.where(known, weights, 0)
+        return candidate_weights(scores.reshape(flat), self.trust, known.reshape(flat),
+                                 codes.reshape(flat), first_log_probs)
 
 
 class TransitionMemory(_Weighing):

@@ -24,7 +24,7 @@ from flax import linen as nn
 
 from oxyrec_jax.base import Array
 from oxyrec_jax.models import layers
-from oxyrec_jax.models.memory import Pointer
+from oxyrec_jax.models.memory import Pointer, candidate_weights
 from oxyrec_jax.models.transformer import visible
 
 _FADE = 0.98  # to begin with; the best of six on the Complete Journey's validation
@@ -71,14 +71,9 @@ class OwnItems(nn.Module):
         back = newest[..., None] - number[:, None]
         seen = visible(batch["segments"], positions, causal=True)
         seen = seen & (batch["segments"][:, None] > 0) & (positions[..., None] >= 0)
-        scores = back * jax.nn.log_sigmoid(self.fade)
-        model = jnp.take_along_axis(
-            jax.lax.stop_gradient(first_log_probs),
-            jnp.broadcast_to(first_codes[items][:, None], back.shape), axis=-1)
-        known = seen & (model > -jnp.inf)  # else nothing may be recommended behind it
-        scores = scores + self.trust * jnp.where(known, model, 0)
-        weights = jax.nn.softmax(jnp.where(known, scores, layers.FORBIDDEN), axis=-1)
+        weights = candidate_weights(
+            back * jax.nn.log_sigmoid(self.fade), self.trust, seen,
+            jnp.broadcast_to(first_codes[items][:, None], back.shape), first_log_probs)
         heard = jnp.log1p(jnp.sum(seen, axis=-1, dtype=jnp.float32))
-        found = Pointer(jnp.broadcast_to(items[:, None], back.shape),
-                        jnp.where(known, weights, 0), heard)
+        found = Pointer(jnp.broadcast_to(items[:, None], back.shape), weights, heard)
         return found, self.share[0] + self.share[1] * heard
