@@ -204,9 +204,9 @@ class _Run:
                 if stop or pauses.saves(cfg, self.done):
                     self._save()
                 if stop:
-                    self.checkpoints.wait()
-                    raise KeyboardInterrupt
-            if self.last_evaluated != self.done:  # an alarm between two evaluations
+                    break
+            # An alarm ended it between two evaluations.
+            if not stopping() and self.last_evaluated != self.done:
                 self._evaluate()
                 self._save()
             self.checkpoints.wait()

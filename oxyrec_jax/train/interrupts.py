@@ -14,14 +14,17 @@ _log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def held_back() -> Iterator[Callable[[], bool]]:
-    """Holds the first Ctrl-C of the block back; the second one interrupts at once.
+    """Holds the first Ctrl-C back to the end of the block; a second interrupts at once.
 
     Where it would change more than this run, Ctrl-C is left as it is: in a program with
     a handler of its own, in a thread, and with several processes, which would not stop
     after the same step.
 
     Yields:
-      Whether one is held back. Who finds one saves and raises `KeyboardInterrupt`.
+      Whether one is held back. Who finds one saves and leaves the block.
+
+    Raises:
+      KeyboardInterrupt: at the end of the block, where one was held back.
     """
     came = False
 
@@ -43,3 +46,5 @@ def held_back() -> Iterator[Callable[[], bool]]:
         yield lambda: came
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt

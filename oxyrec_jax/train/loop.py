@@ -236,8 +236,7 @@ class _Run:
                     window = []
                 self._pause_work(state, batches, stop)
                 if stop:
-                    self.checkpoints.wait()
-                    raise KeyboardInterrupt
+                    break
             self.checkpoints.wait()
         return self._outcome()
 

@@ -24,12 +24,14 @@ def usual(monkeypatch):
 
 
 def test_the_first_is_held_back_and_the_second_is_not(caplog):
-    with interrupts.held_back() as stopping:
-        assert not stopping()
-        signal.raise_signal(signal.SIGINT)
-        assert stopping() and "saved first" in caplog.text
-        with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt):  # what was held back, at the end
+        with interrupts.held_back() as stopping:
+            assert not stopping()
             signal.raise_signal(signal.SIGINT)
+            assert stopping() and "saved first" in caplog.text
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            assert stopping()
     with pytest.raises(KeyboardInterrupt):  # as before the block
         signal.raise_signal(signal.SIGINT)
 
@@ -75,3 +77,17 @@ def test_a_run_that_is_stopped_saves_its_step_and_ends_with_the_same_bits(
     for one, other in zip(jax.tree.leaves(again.params), jax.tree.leaves(whole.params),
                           strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_one_that_comes_while_the_last_step_is_judged_is_not_lost(tmp_path):
+    data = tiny_world.make_dataset(tmp_path / "data")
+
+    def evaluate(params):
+        signal.raise_signal(signal.SIGINT)
+        return tiny_run.figure(params)
+    options = {"mesh": tiny_world.one_device(), "steps": 2}
+    with pytest.raises(KeyboardInterrupt):
+        tiny_run.run(data, tmp_path / "run", evaluate=evaluate, **options)
+    # All was saved before: the same call has nothing left to do.
+    ended = tiny_run.run(data, tmp_path / "run", evaluate=None, **options)
+    assert ended.steps == 2
