@@ -20,6 +20,8 @@ from oxyrec_jax.ranking import catalogue_digest, load_ranker
 from oxyrec_jax.report import Example
 from oxyrec_jax.serve.rows import Row, lay, sides_of
 from oxyrec_jax.tokenizer import sid_table
+from oxyrec_jax.tokenizer.item_sets import place_items
+from oxyrec_jax.tokenizer.trie_filter import Filter, make_filter
 from oxyrec_jax.workspace import Workspace, open_workspace
 
 FIGURES = ("click", "cart", "order", "value")  # by which a ranking model may order
@@ -46,7 +48,8 @@ class Asked:
 
 def recommend(space: Workspace, *, user: str | None = None,
               items: Sequence[str] = (), k: int = 10, asked: Asked = Asked(),
-              rerank: str = "", by: str = "value") -> dict[str, Any]:
+              exclude_history: bool = False, rerank: str = "", by: str = "value"
+              ) -> dict[str, Any]:
     """Recommends for a user of the data set or for a history given by item ids.
 
     Args:
@@ -55,6 +58,7 @@ def recommend(space: Workspace, *, user: str | None = None,
       items: item ids of the log, oldest first, instead.
       k: how many items.
       asked: where and for what, for a network that reads instructions.
+      exclude_history: recommend nothing that stands in the history.
       rerank: work directory of a ranking model that orders the beam anew; "": none.
       by: its figure that orders, "click", "cart", "order" or "value".
 
@@ -67,22 +71,26 @@ def recommend(space: Workspace, *, user: str | None = None,
       age or why it is the default.
 
     Raises:
-      InputError: an unknown user, item or scenario, an empty history, K above the
-        catalogue, an instruction for a network that reads none, or a ranking model of
-        other items.
+      InputError: an unknown user, item or scenario, an empty history, K above what may
+        be recommended, an instruction for a network that reads none, or a ranking model
+        of other items.
     """
     cfg, ready = space.cfg, load(space, live=True)
     if rerank and by not in FIGURES:
         raise InputError(f"--by {by}: expected one of {', '.join(FIGURES)}")
-    count = int(ready.ids.live.sum())
-    if not 1 <= k <= count:
-        raise InputError(f"--k {k}: the catalogue has {count} items; ask for 1 to "
-                         f"{count}")
     if k > cfg.beams:  # a wider search; else the very lists that `evaluate` judges
         space = dataclasses.replace(space, cfg=dataclasses.replace(cfg, beams=k))
     table = sid_table.catalogue_table(ready.dataset, ready.ids)
     ids, titles = table["item_id"].to_pylist(), table["title"].to_pylist()
     history = _history(ready.dataset, ids, user, items)
+    open_ = np.array(ready.ids.live)
+    if exclude_history:
+        open_[history] = False
+    count = int(open_.sum())
+    if not 1 <= k <= count:
+        raise InputError(f"--k {k}: the catalogue has {count} items"
+                         + exclude_history * " that are not in the history"
+                         + f"; ask for 1 to {count}")
     most = cfg.train.pipeline.history
     note = (f"The history has {len(history)} items, the model reads the newest {most}."
             if len(history) > most else "")
@@ -92,7 +100,12 @@ def recommend(space: Workspace, *, user: str | None = None,
     batch = _request(space, ready, history, asked, ids, user)
     if read is not None:
         batch["target_instruction"] = read.vector[None, None]
-    answer = _answers(space, ready, params, batch)[0]
+    allowed = None
+    if exclude_history:
+        trie = ready.catalogue.trie
+        allowed = make_filter(trie, place_items(trie, ready.leaves), batch=1,
+                              deny=jax.numpy.asarray(history[None]))
+    answer = _answers(space, ready, params, batch, allowed)[0]
     scores = {}
     if rerank:
         scores = _scores(rerank, by, ready, history, asked, ids, user,
@@ -248,11 +261,12 @@ def _history(dataset: Dataset, ids: Sequence[str], user: str | None,
     return np.array([place[item] for item in items], np.int32)
 
 
-def _answers(space: Workspace, ready: Ready, params: Any, batch: pipeline.Batch
-             ) -> list[list[tuple[int, float]]]:
+def _answers(space: Workspace, ready: Ready, params: Any, batch: pipeline.Batch,
+             allowed: Filter | None = None) -> list[list[tuple[int, float]]]:
     """For each request items with their semantic ID's log-probability, best first."""
-    beams = search(ready.model, params, batch, ready.catalogue, beams=space.cfg.beams)
-    items = expand_items(beams, ready.leaves, limit=space.cfg.beams)
+    beams = search(ready.model, params, batch, ready.catalogue, beams=space.cfg.beams,
+                   allowed=allowed)
+    items = expand_items(beams, ready.leaves, limit=space.cfg.beams, allowed=allowed)
     found = []
     for row in range(len(items)):
         score = dict(zip(map(tuple, np.asarray(beams.codes[row]).tolist()),

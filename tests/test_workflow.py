@@ -117,6 +117,20 @@ def test_probabilities_of_the_whole_catalogue_are_at_most_one(opened):
     np.testing.assert_allclose(np.exp(list(by_id.values())).sum(), 1, atol=2e-3)
 
 
+def test_nothing_of_the_history_is_recommended_where_it_is_left_out(opened):
+    space, ready = opened
+    user = ready.dataset.user_ids()[4]
+    had = {row["item_id"] for row in workflow.recommend(space, user=user)["history"]}
+    rest = set(ready.dataset.item_table()["item_id"].to_pylist()) - had
+    found = workflow.recommend(space, user=user, k=len(rest), exclude_history=True)
+    answers = [row["item_id"] for row in found["recommendations"]]
+    assert len(answers) == len(rest) and set(answers) == rest
+    few = workflow.recommend(space, user=user, k=3, exclude_history=True)
+    assert [row["item_id"] for row in few["recommendations"]] == answers[:3]
+    with pytest.raises(InputError, match=f"{len(rest)} items that are not in the hist"):
+        workflow.recommend(space, user=user, k=len(rest) + 1, exclude_history=True)
+
+
 def test_settings_are_kept_by_steps_that_make_something_and_by_no_other(space):
     def kept():
         return json.loads((space.folder / "experiment.json").read_text())

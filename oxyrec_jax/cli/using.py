@@ -55,6 +55,7 @@ class Recommend(Verb):
 
     Examples:
     $ oxyrec recommend --workdir runs/quickstart --user user-00000017 --k 5
+    $ oxyrec recommend --workdir runs/mine --user 17 --exclude-history
     $ oxyrec recommend --workdir runs/quickstart --items item-0000003 item-0000040
     $ oxyrec recommend --workdir runs/shop --user user-00000017 --rerank runs/ranker
     """
@@ -65,6 +66,8 @@ class Recommend(Verb):
         metavar="ITEM", help_behavior_hint="",
         help="Item ids of a history instead, oldest first.")] = ()
     k: Annotated[int, arg(help="How many items.")] = 10
+    exclude_history: Annotated[FlagCreatePairsOff[bool], arg(
+        help="Recommend nothing that stands in the history.")] = False
     scenario: Annotated[str | None, arg(
         metavar="NAME", help_behavior_hint="",
         help="Where the request is made, such as search.")] = None
@@ -85,8 +88,9 @@ class Recommend(Verb):
         from oxyrec_jax import workflow
         asked = workflow.Asked(self.scenario, self.trigger, self.instruction)
         return workflow.recommend(self.space(), user=self.user, items=self.items,
-                                  k=self.k, asked=asked, rerank=self.rerank,
-                                  by=self.by)
+                                  k=self.k, asked=asked,
+                                  exclude_history=self.exclude_history,
+                                  rerank=self.rerank, by=self.by)
 
 
 @dataclasses.dataclass(frozen=True)
