@@ -34,7 +34,7 @@ from oxyrec_jax.rewards import mapping as rewards_lib
 from oxyrec_jax.rewards.judge.service import Judge
 from oxyrec_jax.tokenizer.sid_table import dataset_digest
 from oxyrec_jax.train import parameters
-from oxyrec_jax.train.align_loop import Setting, align_run, drawing
+from oxyrec_jax.train.align_loop import Setting, align_run, check_folder, drawing
 from oxyrec_jax.train.align_settings import AlignConfig
 from oxyrec_jax.train.signals import (OF_RANKER, OF_VECTORS, SPEND, TRAJECTORY,
                                       SignalSources, check_names)
@@ -68,8 +68,10 @@ def align(space: Workspace, seeds: Sequence[int] | None = None) -> dict[str, Any
     mesh = parallel.make_mesh(cfg.mesh)
     found = {}
     seeds = cfg.seeds if seeds is None else seeds
+    known = _settings(space, ready) | _digests(cfg.align, judge)
     for seed in seeds:
         begin_run(space, seed, ready.ids)
+        check_folder(cfg.align, space.run(seed), seed=seed, settings=known, keep=False)
     space.save()
     for seed in seeds:
         begun = time.monotonic()

@@ -107,10 +107,13 @@ def train(space: Workspace, seeds: Sequence[int] | None = None) -> dict[str, Any
     mesh = parallel.make_mesh(cfg.mesh)
     found, seeds = {}, cfg.seeds if seeds is None else seeds
     peak, _ = profiling.peak_of_all(cfg.model.dtype)
+    more = {"ranker": dataclasses.asdict(ready.model.ranking)}
     for seed in seeds:
         begin_run(space, seed, ready.ids)
         if cfg.train.start_from:
             start_of(space, seed, ready.ids)  # refused before anything is compiled
+        loop.check_folder(ready.model, cfg.train, space.run(seed), seed=seed,
+                          more=more, keep=False)
     space.save()
     valid = _requests(space, ready, "valid")
 
@@ -122,7 +125,7 @@ def train(space: Workspace, seeds: Sequence[int] | None = None) -> dict[str, Any
         outcome = loop.train(
             ready.model, ready.dataset, ready.catalogue, cfg.train, space.run(seed),
             seed=seed, mesh=mesh, evaluate=validate, loss=ranking_loss,
-            more={"ranker": dataclasses.asdict(ready.model.ranking)},
+            more=more,
             start=(functools.partial(_start, space, ready, seed)
                    if cfg.train.start_from else None),
             flops_per_target=3 * ranking_flops(

@@ -135,6 +135,8 @@ def train(space: Workspace, seeds: Sequence[int] | None = None) -> dict[str, Any
         begin_run(space, seed, ready.ids)
         if cfg.train.start_from and not (space.run(seed) / START).exists():
             start_of(space, seed, ready.ids)  # refused before anything is compiled
+        loop.check_folder(ready.model, cfg.train, space.run(seed), seed=seed,
+                          more=texts_of(cfg), keep=False)
     space.save()
     for seed in seeds:
         start = time.monotonic()

@@ -164,6 +164,8 @@ def test_an_alignment_is_continued_under_the_judge_that_it_began_with(judged, ca
     assert re.search("holds a run with another configuration .judge.seed: 0 there, 1 "
                      "now, judge.share: 0.05 there, 0.5 now, judge.weighting: ",
                      capsys.readouterr().err)
+    kept = json.loads((base.parent / "aligned/experiment.json").read_text())
+    assert kept["judge"]["share"] == 0.05  # what was refused is not kept
 
 
 def test_a_judge_of_another_data_set_is_refused(judged, folders):

@@ -128,14 +128,28 @@ def align_run(setting: Setting, cfg: AlignConfig, folder: pathlib.Path, *, seed:
     if cfg.batch % devices:
         raise InputError(f"align.batch is {cfg.batch}, which {devices} devices cannot "
                          "share equally; make it a multiple")
-    folder.mkdir(parents=True, exist_ok=True)
-    beginning.check_same_run(
-        folder / "run.json", {**settings, **setting.flat,
-                              "align": dataclasses.asdict(cfg), "seed": seed},
-        {"align": AlignConfig(), "model": ModelConfig()})
+    check_folder(cfg, folder, seed=seed, settings={**settings, **setting.flat})
     run = _Run(setting, cfg, folder, mesh, seed, start)
     with run.checkpoints:
         return run.until_done()
+
+
+def check_folder(cfg: AlignConfig, folder: pathlib.Path, *, seed: int,
+                 settings: Mapping[str, Any], keep: bool = True) -> None:
+    """Writes down what a new run is made with, or checks an older one against it.
+
+    Args:
+      cfg, folder, seed: as `align_run` takes them.
+      settings: what `align_run` takes, and `Setting.flat`.
+      keep: without it nothing is written.
+
+    Raises:
+      InputError: the folder holds a run of another configuration.
+    """
+    beginning.check_same_run(
+        folder / "run.json",
+        {**settings, "align": dataclasses.asdict(cfg), "seed": seed},
+        {"align": AlignConfig(), "model": ModelConfig()}, keep=keep)
 
 
 class _Run:

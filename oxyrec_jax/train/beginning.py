@@ -15,13 +15,14 @@ from oxyrec_jax.train.step import TrainState
 
 
 def check_same_run(path: pathlib.Path, settings: dict[str, Any],
-                   defaults: dict[str, Any]) -> None:
+                   defaults: dict[str, Any], *, keep: bool = True) -> None:
     """Writes down what a new run is made with, or checks an older run against it.
 
     Args:
       path: `run.json` in the run's folder.
       settings: JSON values that decide the run.
       defaults: dataclass instances by the names in `settings`, see `completed`.
+      keep: without it nothing is written.
 
     Raises:
       InputError: the folder holds a run with other settings, which are named.
@@ -36,7 +37,8 @@ def check_same_run(path: pathlib.Path, settings: dict[str, Any],
                 f"{path.parent} holds a run with another configuration "
                 f"({', '.join(_differences(found, settings))}); use another work "
                 "directory, or delete it to start anew")
-    elif jax.process_index() == 0:
+    elif keep and jax.process_index() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
         artifacts.write_json(path, settings)
 
 

@@ -148,21 +148,23 @@ def train(model: Generator | Ranker, dataset: Dataset, catalogue: Catalogue,
 
 
 def check_folder(model: Generator | Ranker, cfg: TrainConfig, folder: pathlib.Path, *,
-                 seed: int, more: Mapping[str, Any] | None = None) -> None:
+                 seed: int, more: Mapping[str, Any] | None = None, keep: bool = True
+                 ) -> None:
     """Writes down what a new run is made with, or checks an older one, as `train` does.
 
     Args:
       model, cfg, folder, seed, more: as `train` takes them.
+      keep: without it nothing is written.
 
     Raises:
       InputError: the folder holds a run of another configuration.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     settings = {"train": dataclasses.asdict(cfg),
                 "model": dataclasses.asdict(model.cfg),
                 "widths": list(model.widths), "seed": seed, **(more or {})}
     beginning.check_same_run(folder / "run.json", settings,
-                             {"train": TrainConfig(), "model": ModelConfig()})
+                             {"train": TrainConfig(), "model": ModelConfig()},
+                             keep=keep)
 
 
 class _Step(NamedTuple):
