@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from oxyrec_jax.report.words import told_apart
+from oxyrec_jax.report import words
+from oxyrec_jax.report.fragments import nested
 from oxyrec_jax.tokenizer import quality_gate
 
 _SEEN = 5  # newest items of a history that are shown
@@ -49,6 +50,10 @@ def show(found: Mapping[str, Any]) -> None:
         console.print(_judge(found), *_trust(found), sep="\n", soft_wrap=True)
         paid = ("cost",) if found["cost"]["questions"] else ()
         rest = {name: found[name] for name in ("counts", *paid, "folder", "page")}
+    if "mean_items_per_sid" in found:
+        console.print(_semantic_ids(found))
+        shown = {"items", "sids", *(key.split(".")[0] for key, *_ in words.TOKENIZER)}
+        rest = {name: found[name] for name in found if name not in shown}
     if "gate" in found:
         rest["gate"] = quality_gate.describe(found["gate"])
     if "recommendations" in found:
@@ -85,6 +90,18 @@ def _evaluation(found: Mapping[str, Any]) -> Table:
     for name, baseline in found["baselines"].items():
         table.add_row(name, *(f"{baseline[cell]:.4f}" if cell in baseline else "–"
                               for cell in cells))
+    return table
+
+
+def _semantic_ids(found: Mapping[str, Any]) -> Table:
+    """What tells good semantic IDs from bad ones, beside what is usual."""
+    table = Table("", Column("by level, or of all", no_wrap=True), "good",
+                  title=f"{found['items']:,} items, {found['sids']:,} semantic IDs",
+                  title_style="", box=box.SIMPLE)
+    figures = nested(found)
+    for key, name, kind, good, _ in words.TOKENIZER:
+        if key in figures:
+            table.add_row(name, words.values(figures[key], kind), good)
     return table
 
 
@@ -203,7 +220,8 @@ def _uncertainty(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"  {cell} {part['low']:+.4f} to {part['high']:+.4f} "
                      f"(mean {part['mean']:+.4f})")
     if headline in differences["cells"]:
-        lines.append(f"By {headline}, {told_apart(differences['cells'][headline])[0]}")
+        verdict, _ = words.told_apart(differences["cells"][headline])
+        lines.append(f"By {headline}, {verdict}")
     return lines
 
 

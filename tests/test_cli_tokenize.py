@@ -41,6 +41,8 @@ def test_items_come_and_go_and_the_run_stays(copied, tokenize, answers,  # noqa:
     before = answers(30)
     compiled = recommend._cache_size()
     (copied / "new.csv").write_text("sku,name,price\nnew1,red tea,3.5\nnew2,a spoon,\n")
+    words = oxyrec("tokenize", "--workdir", copied).out  # for people
+    assert "30 items" in words and "Items that share an ID" in words
     told = tokenize("--add", copied / "new.csv")
     assert FIGURES <= told.keys()
     assert (told["added"], told["items"], told["generation"]) == (2, 32, 1)

@@ -108,29 +108,15 @@ def figures_table(sids: SemanticIds) -> Html:
     for key, name, kind, good, meaning in words.TOKENIZER:
         if key not in figures:
             continue
-        found = figures[key]
-        several = isinstance(found, (list, tuple))
-        values = [_value(value, kind) for value in (found if several else [found])]
         bounds = [entry for entry in asked if entry["figure"] == key.split(".")[0]
                   and (key.endswith("lift") or "." not in key)]
         rows.append([
-            name, tag("span", " · ".join(values), class_="value"), good,
+            name, tag("span", words.values(figures[key], kind), class_="value"), good,
             [tag("span", _bound(entry), class_="badge good" if entry["ok"] else
                  "badge bad") for entry in _told_once(bounds)], meaning])
     return tag("div", table(
         ["Figure", "By level, or of all", "Good", "Gate", "What it says"], rows),
         class_="words explained")
-
-
-def _value(value: float | None, kind: str) -> str:
-    if value is None:
-        return "–"
-    if kind == "share":
-        return f"{value:.1%}" if value >= 1e-3 or value == 0 else f"{value:.2%}"
-    if kind == "lift":
-        return f"×{value:,.1f}"
-    whole = isinstance(value, int) or value == int(value)
-    return f"{value:,.0f}" if whole or value >= 100 else f"{value:.3g}"
 
 
 def _told_once(asked: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -130,6 +130,24 @@ TOKENIZER = (  # key, name, kind of its values, good values, meaning
 )
 
 
+def values(found: Any, kind: str) -> str:
+    """A figure of `TOKENIZER` as readers see it, level after level where it has them.
+    """
+    several = isinstance(found, (list, tuple))
+    return " · ".join(_value(value, kind) for value in (found if several else [found]))
+
+
+def _value(value: float | None, kind: str) -> str:
+    if value is None:
+        return "–"
+    if kind == "share":
+        return f"{value:.1%}" if value >= 1e-3 or value == 0 else f"{value:.2%}"
+    if kind == "lift":
+        return f"×{value:,.1f}"
+    whole = isinstance(value, int) or value == int(value)
+    return f"{value:,.0f}" if whole or value >= 100 else f"{value:.3g}"
+
+
 def recommender(name: str) -> str:
     """The name of a baseline or run as readers see it."""
     return RECOMMENDERS.get(name, name)
