@@ -169,7 +169,9 @@ def beam_search(
                 state = jax.tree.map(lambda leaf: _gather(leaf, parents), state)
             codes = paths[..., -1] if level else None
             step, state = run(state, codes, next_codes, legal)
-        scores = order = jnp.where(legal, log_probs[..., None] + step, -jnp.inf)
+        scores = jnp.where(legal, log_probs[..., None] + step, -jnp.inf)
+        # A NaN that was computed may be negative, and a negative one would rank last.
+        scores = order = jnp.where(jnp.isnan(scores), jnp.nan, scores)
         if sampling is not None:
             order = perturb(scores, ranks, sampling, level)
         slots = scores.shape[-1]

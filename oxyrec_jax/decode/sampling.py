@@ -47,6 +47,9 @@ class Sampling:
         if self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ValueError(f"{self.top_k=} {self.top_p=}, expected at least 0 and a "
                              "probability above 0")
+        if isinstance(self.temperature, (int, float)) and not self.temperature > 0:
+            raise ValueError(f"{self.temperature=}, expected above 0; for the best "
+                             "without drawing leave sampling out")
 
 
 def request_keys(rng: Array, batch: int) -> Array:

@@ -146,6 +146,26 @@ def test_probabilities_of_all_ids_sum_to_one_over_the_legal_set_only():
     assert len(leaves) < 60 and np.all(total["full"] < 1)
 
 
+@pytest.mark.parametrize("broken", ["sqrt", "difference", "infinite"])
+def test_a_nan_that_is_computed_ranks_first_too(broken):
+    """Its sign bit may be set, by which a sort puts it below -inf."""
+    trie, _ = tries.build_trie(np.array([[0, 0], [0, 1], [1, 0], [1, 1], [2, 0]]),
+                               (3, 2))
+
+    def step(state, codes, level):
+        logits = jnp.zeros((1, 1 if codes is None else codes.shape[1],
+                            trie.widths[level]))
+        if level == 0:
+            return logits, state
+        wrong = {"sqrt": jnp.sqrt(logits - 1), "difference": logits - jnp.inf + jnp.inf,
+                 "infinite": logits.at[..., 0].set(jnp.inf)}[broken]
+        return jnp.where((codes == 1)[..., None], wrong, logits), state
+    for beams in (3, 10):
+        found = beam.beam_search(step, (), trie, beams=beams, batch=1)
+        shown = np.isnan(found.log_probs[0])
+        assert shown.any() and shown[:shown.sum()].all(), found.log_probs
+
+
 def test_nothing_possible_gives_nothing_and_a_nan_is_not_hidden():
     widths = (4, 3, 5)
     trie, _ = full_trie(widths)

@@ -123,6 +123,7 @@ def test_truncated_draws_are_normalised(catalogue):
 
 
 def test_what_makes_no_sense_is_refused():
-    for bad in ({"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}):
+    for bad in ({"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5},
+                {"temperature": 0.0}, {"temperature": -1.0}):
         with pytest.raises(ValueError, match="expected"):
             Sampling(_keys(1), **bad)
