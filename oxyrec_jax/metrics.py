@@ -32,6 +32,7 @@ def ranks(lists: np.ndarray, targets: np.ndarray) -> np.ndarray:
     Raises:
       ValueError: the shapes disagree, or a target is negative.
     """
+    lists, targets = np.asarray(lists), np.asarray(targets)
     if lists.ndim != 2 or targets.shape != lists.shape[:1]:
         raise ValueError(f"{lists.shape=} {targets.shape=}, expected [R, K] and [R]")
     if targets.size and targets.min() < 0:
@@ -44,7 +45,7 @@ def ranks(lists: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 def hit_rate(ranks: np.ndarray, k: int) -> np.ndarray:
     """HR@K: 1 where the target is among the first `k`. `[R]` → `[R]` float64."""
-    return (ranks < _positive(k)).astype(np.float64)
+    return _inside(ranks, k).astype(np.float64)
 
 
 def recall(ranks: np.ndarray, k: int) -> np.ndarray:
@@ -58,13 +59,13 @@ def ndcg(ranks: np.ndarray, k: int) -> np.ndarray:
     Source: Järvelin and Kekäläinen 2002, binary gain; the ideal gain of one relevant
     item is 1.
     """
-    inside = ranks < _positive(k)
+    inside = _inside(ranks, k)
     return np.where(inside, 1 / np.log2(np.where(inside, ranks, 0) + 2.0), 0.0)
 
 
 def mrr(ranks: np.ndarray, k: int) -> np.ndarray:
     """MRR@K: `1 / (rank + 1)` within `k`, else 0. `[R]` → `[R]` float64."""
-    inside = ranks < _positive(k)
+    inside = _inside(ranks, k)
     return np.where(inside, 1 / (np.where(inside, ranks, 0) + 1.0), 0.0)
 
 
@@ -190,9 +191,10 @@ def check_bounds(table: Mapping[str, object], *, where: str = "the table",
     groups: dict[str, dict[str, dict[int, float]]] = {}
     for key, value in table.items():
         cell = _CELL.match(key)
-        if cell and isinstance(value, (int, float)):
+        number = _number(value)
+        if cell and number is not None:
             names = groups.setdefault(cell["group"], {})
-            names.setdefault(cell["name"], {})[int(cell["k"])] = float(value)
+            names.setdefault(cell["name"], {})[int(cell["k"])] = number
     for group, columns in groups.items():
         _check_group(f"{where}: {group}", columns, tolerance)
 
@@ -212,9 +214,8 @@ def across_seeds(tables: Sequence[Mapping[str, object]]) -> dict[str, dict]:
     """
     if not tables:
         raise ValueError("no tables to aggregate")
-    columns = [{key: float(value) for key, value in table.items()
-                if isinstance(value, (int, float)) and not isinstance(value, bool)}
-               for table in tables]
+    columns = [{key: number for key, value in table.items()
+                if (number := _number(value)) is not None} for table in tables]
     for column in columns:
         odd = set(column) ^ set(columns[0])
         if odd:
@@ -225,6 +226,24 @@ def across_seeds(tables: Sequence[Mapping[str, object]]) -> dict[str, dict]:
         sd = float(cells.std(ddof=1)) if len(cells) > 1 else None
         result[key] = {"mean": float(cells.mean()), "sd": sd, "runs": len(cells)}
     return result
+
+
+def _number(value: object) -> float | None:
+    """A number, also of NumPy or a scalar array of any library; None: it is none."""
+    if isinstance(value, (int, float)):
+        return None if isinstance(value, bool) else float(value)
+    kind = getattr(value, "dtype", None)
+    if kind is None or kind == bool or np.ndim(value):  # type: ignore[arg-type]
+        return None
+    return float(value)  # type: ignore[arg-type]
+
+
+def _inside(ranks: np.ndarray, k: int) -> np.ndarray:
+    ranks = np.asarray(ranks)
+    if ranks.size and ranks.min() < 0:
+        raise ValueError(f"rank {ranks.min()} is negative; what was not found is at "
+                         "metrics.MISS")
+    return ranks < _positive(k)
 
 
 def _positive(k: int) -> int:

@@ -209,3 +209,21 @@ def test_mean_and_sd_over_seeds_by_hand():
     assert metrics.across_seeds([{"hr@1": 0.1}])["hr@1"]["sd"] is None
     with pytest.raises(ValueError, match="ndcg@1"):
         metrics.across_seeds([{"hr@1": 0.1}, {"hr@1": 0.1, "ndcg@1": 0.1}])
+
+
+def test_numbers_of_any_library_are_cells():
+    jnp = pytest.importorskip("jax.numpy")
+    for kind in (np.float32, np.float64, jnp.float32, jnp.bfloat16, np.array):
+        with pytest.raises(ValueError, match="ndcg@10"):
+            metrics.check_bounds({"hr@10": kind(0.1), "ndcg@10": kind(0.9)})
+        found = metrics.across_seeds([{"hr@10": kind(0.5)}, {"hr@10": kind(0.25)}])
+        assert found["hr@10"]["mean"] == 0.375
+    found = metrics.across_seeds([{"a": np.int64(3), "b": True, "c": np.bool_(True),
+                                   "d": "x", "e": None, "f": np.ones(2), "g": {}}])
+    assert list(found) == ["a"]
+
+
+@pytest.mark.parametrize("name", metrics.RANK_METRICS)
+def test_a_negative_rank_is_refused(name):
+    with pytest.raises(ValueError, match="rank -1 is negative"):
+        metrics.RANK_METRICS[name](np.array([0, -1]), 10)
