@@ -169,7 +169,8 @@ def unify(mapping: RewardMapping, signals: Mapping[str, Array], scenario: Array
     Args:
       mapping: from `fit_mapping`.
       signals: `[B, G]` float raw signals by component.
-      scenario: `[B]` int, an index into `mapping.scenarios`.
+      scenario: `[B]` int, an index into `mapping.scenarios`; beyond them the total is
+        NaN.
 
     Raises:
       ValueError: a component has no signal, or one of another shape.
@@ -192,7 +193,8 @@ def unify(mapping: RewardMapping, signals: Mapping[str, Array], scenario: Array
                          one.clip)
         parts.append(x)
     stacked = jnp.stack(parts, axis=-1)
-    return Rewards(jnp.sum(stacked * mapping.weights[scenario][:, None], axis=-1),
+    weights = mapping.weights.at[scenario].get(mode="fill", fill_value=jnp.nan)
+    return Rewards(jnp.sum(stacked * weights[:, None], axis=-1),
                    stacked)
 
 

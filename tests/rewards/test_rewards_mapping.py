@@ -107,6 +107,14 @@ def test_shares_of_groups_in_which_a_component_says_nothing():
     np.testing.assert_allclose(rewards.constant_shares(parts, real), [1, 0.5])
 
 
+def test_a_scenario_that_there_is_not_gives_no_reward():
+    signals = jax.tree.map(jnp.asarray, _signals())
+    found = rewards.unify(_fitted(clicks=Component(), worth=Component("zscore")),
+                          signals, jnp.array([0, len(SCENARIOS), 0, 0])).total
+    np.testing.assert_array_equal(np.isnan(found).all(axis=1), [False, True, False,
+                                                                False])
+
+
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf, 1e30])
 def test_a_poisoned_signal_is_named(poison):
     fitted = _fitted(clicks=Component(), worth=Component("zscore"))
