@@ -9,6 +9,7 @@ once, at the edge, so that masks, micro-batches and shards add up. docs/losses.m
 the whole family in one table.
 """
 
+from oxyrec_jax.base import Weighted
 from oxyrec_jax.losses.advantages import (
     asymmetric_advantages,
     gdpo_advantages,
@@ -43,6 +44,7 @@ from oxyrec_jax.losses.policy_recommendation import (
 from oxyrec_jax.losses.preference import dpo_loss, simpo_loss, softmax_dpo_loss
 
 __all__ = [
+    "Weighted",
     "a2po_loss",
     "asymmetric_advantages",
     "binary_loss",

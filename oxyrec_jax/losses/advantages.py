@@ -191,7 +191,7 @@ def gdpo_advantages(rewards: Array, weights: Array) -> Array:
       weights: `[R]` float, unit-free.
 
     Returns:
-      `[B, G]` float, unit-free.
+      `[B, G]` float, unit-free; 0 for a group in which every reward is all equal.
 
     Raises:
       ValueError: shapes disagree or G = 1.
@@ -206,7 +206,9 @@ def gdpo_advantages(rewards: Array, weights: Array) -> Array:
     each = jnp.moveaxis(rewards, -1, 0)
     each = standardised(each, jnp.ones_like(each, bool), ddof=1, eps=1e-4)
     joint = jnp.sum(jax.lax.stop_gradient(weights)[:, None, None] * each, axis=0)
-    centred = joint - jnp.mean(joint)
+    # A group's own mean is 0, so the batch's is but rounding: none for a flat group.
+    flat = jnp.all(joint == 0, axis=-1, keepdims=True)
+    centred = jnp.where(flat, 0, joint - jnp.mean(joint))
     return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred)) + WHITENING)
 
 

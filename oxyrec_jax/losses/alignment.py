@@ -121,6 +121,11 @@ def info_nce_loss(anchors: Array, positives: Array, *, temperature: float | Arra
 
 def _log_variance(vectors: Array, mask: Array | None) -> Array:
     """log of the mean over dimensions of the population variance over the batch."""
+    # Seen from one of them, equal vectors are exactly 0: the mean would leave rounding.
+    one = 0 if mask is None else jnp.argmax(mask)
+    vectors = vectors - jax.lax.stop_gradient(vectors[one])
+    if mask is not None:
+        vectors = jnp.where(mask[:, None], vectors, 0)
     if mask is None:
         variance = jnp.mean(jnp.var(vectors, axis=0))
     else:

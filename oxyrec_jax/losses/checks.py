@@ -90,25 +90,37 @@ def check_rank(name: str, array: Array, letters: str) -> None:
 
 def check_option(name: str, value: float | Array, low: float, high: float = np.inf,
                  *, open_low: bool = False, open_high: bool = False) -> None:
-    """Raises `ValueError` where a plain number lies outside its interval.
+    """Raises `ValueError` where a number lies outside its interval.
 
     Traced values pass: nothing is known of them while tracing.
 
     Args:
       name: the option's name, for the message.
-      value: the number.
+      value: the number, or a scalar array.
       low: the smallest value allowed.
       high: the largest value allowed.
       open_low: `low` itself is not allowed.
       open_high: `high` itself is not allowed.
+
+    Raises:
+      TypeError: it is no number.
     """
-    if not isinstance(value, (int, float, np.number)):
+    if not (isinstance(value, (int, float)) or hasattr(value, "dtype")):
+        raise TypeError(f"{name}={value!r}, expected a number")
+    if np.ndim(value):
+        raise ValueError(f"{name}.shape={np.shape(value)}, expected a scalar")
+    if isinstance(value, jax.core.Tracer):
         return
     above = value > low if open_low else value >= low
     below = value < high if open_high else value <= high
     if not (above and below):
         left, right = "(["[not open_low], ")]"[not open_high]
         raise ValueError(f"{name}={value}, expected in {left}{low}, {high}{right}")
+
+
+def is_off(value: float | Array) -> bool:
+    """Whether an option is a plain 0, so that nothing need be computed for it."""
+    return isinstance(value, (int, float)) and value == 0
 
 
 def rollouts(log_probs: Array, old_log_probs: Array, advantages: Array, mask: Array, *,

@@ -20,8 +20,8 @@ def distillation_loss(log_probs: Array, teacher_log_probs: Array, mask: Array, *
     Args:
       log_probs: `[..., V]` float, nats: the student's, -inf where a code is impossible.
         The only argument that receives a gradient.
-      teacher_log_probs: `[..., V]` float, nats: the teacher's over the same codes. Both
-        forbid the same ones.
+      teacher_log_probs: `[..., V]` float, nats: the teacher's over the same codes. A
+        code that the student alone forbids makes the loss infinite.
       mask: `[...]` bool, true = a code that is distilled.
       certain: entropy, nats, `>= 0`, up to which the teacher's one choice is learnt;
         0: nowhere.
@@ -42,7 +42,9 @@ def distillation_loss(log_probs: Array, teacher_log_probs: Array, mask: Array, *
     mask = checks.as_mask("mask", mask, log_probs.shape[:-1])
     checks.check_option("certain", certain, 0)
     teacher = jax.lax.stop_gradient(teacher)
-    possible = mask[..., None] & (teacher > -jnp.inf) & (log_probs > -jnp.inf)
+    told = mask[..., None] & (teacher > -jnp.inf)
+    possible = told & (log_probs > -jnp.inf)
+    out_of_reach = jnp.any(told & ~possible & ~jnp.isnan(log_probs), axis=-1)
     own, told = (jnp.where(possible, each, 0) for each in (log_probs, teacher))
     chances = jnp.where(possible, jnp.exp(told), 0)
     entropy = -jnp.sum(chances * told, axis=-1)
@@ -50,4 +52,4 @@ def distillation_loss(log_probs: Array, teacher_log_probs: Array, mask: Array, *
     best = jnp.argmax(jnp.where(possible, told, -jnp.inf), axis=-1)
     choice = -jnp.take_along_axis(own, best[..., None], axis=-1)[..., 0]
     cost = jnp.where((entropy <= certain) & (certain > 0), choice, spread)
-    return aggregation.token_mean(cost, mask)
+    return aggregation.token_mean(jnp.where(out_of_reach, jnp.inf, cost), mask)

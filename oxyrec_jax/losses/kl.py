@@ -13,7 +13,8 @@ def kl_penalty(log_probs: Array, ref_log_probs: Array, mask: Array, *,
 
     With d = lp - ref: `"k1"` is d, `"k2"` is d²/2, `"k3"` is e^{-d} - 1 + d. On policy
     k1 and k3 are the divergence in expectation; the expected gradient of k2 is the
-    divergence's, that of k3 nearly so, that of k1 is 0: k1 belongs in the reward.
+    divergence's, that of k3 is KL(π_ref ‖ π)'s (nearly the same near the reference),
+    that of k1 is 0: k1 belongs in the reward.
 
     Args:
       log_probs: `[B, G, T]` float, nats: the sampled codes under the policy in

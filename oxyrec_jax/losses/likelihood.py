@@ -23,8 +23,8 @@ def next_code_loss(logits: Array, targets: Array, mask: Array, *,
     Args:
       logits: `[..., V]` float, nats up to a constant; -inf forbids a code (then
         `label_smoothing` must be 0). Receives the gradient.
-      targets: `[...]` int, in `[0, V)` where `mask` is true. One that is not makes the
-        loss NaN: wrong data must not train.
+      targets: `[...]` int, in `[0, V)` where `mask` is true. One that is not makes loss
+        and gradient NaN: wrong data must not train.
       mask: `[...]` bool, true = supervised. Elsewhere nothing is read.
       sample_weights: `[...]` float, unit-free, `>= 0`; a purchase may weigh more than a
         click. None weighs every target 1.
@@ -54,7 +54,7 @@ def next_code_loss(logits: Array, targets: Array, mask: Array, *,
     figures = (
         jax.nn.logsumexp(logits, axis=-1),
         jnp.sum(jnp.where(chosen, logits, 0), axis=-1),
-        jnp.mean(logits, axis=-1) if label_smoothing else None,
+        None if checks.is_off(label_smoothing) else jnp.mean(logits, axis=-1),
     )
     return _weighted_costs(figures, targets, mask, sample_weights, logits.shape[-1],
                            label_smoothing, z_loss)
@@ -76,7 +76,8 @@ def chunked_next_code_loss(hidden: Array, table: Array, targets: Array, mask: Ar
       table: `[V, D]` float: one row for each code. Receives a gradient of its own
         dtype, summed in float32. The products run in the wider dtype of the two,
         adding up in float32.
-      targets: `[...]` int, in `[0, V)` where `mask` is true; else the loss is NaN.
+      targets: `[...]` int, in `[0, V)` where `mask` is true; else loss and gradient are
+        NaN.
       mask: `[...]` bool, true = supervised. Elsewhere nothing is read.
       chunk: codes at once, `>= 1`. Ours: of 512 to 8192, 512 and 1024 were the
         fastest on CPU, and the memory needed grows with it.
@@ -94,6 +95,7 @@ def chunked_next_code_loss(hidden: Array, table: Array, targets: Array, mask: Ar
     Source: ours; the running normaliser is that of Milakov and Gimelshein 2018,
     https://arxiv.org/abs/1805.02867, algorithm 3.
     """
+    hidden, table = jnp.asarray(hidden), jnp.asarray(table)
     checks.as_float("hidden", hidden)
     checks.as_float("table", table)
     checks.check_rank("table", table, "V D")
@@ -107,7 +109,7 @@ def chunked_next_code_loss(hidden: Array, table: Array, targets: Array, mask: Ar
     rows = hidden.reshape(-1, hidden.shape[-1])
     figures = tuple(
         figure.reshape(mask.shape) for figure in _chunked_figures(
-            rows, jnp.asarray(table), targets.reshape(-1), min(chunk, table.shape[0])))
+            rows, table, targets.reshape(-1), min(chunk, table.shape[0])))
     return _weighted_costs(figures, targets, mask, sample_weights, table.shape[0],
                            label_smoothing, z_loss)
 
@@ -123,7 +125,7 @@ def _weighted_costs(figures, targets: Array, mask: Array, sample_weights: Array 
         cost = cost - label_smoothing * mean
     cost = cost + z_loss * jnp.square(normaliser)
     known = (targets >= 0) & (targets < codes)
-    cost = jnp.where(known, cost, jnp.nan)
+    cost = cost * jnp.where(known | ~mask, 1, jnp.nan)
     weights = checks.as_weights(sample_weights, mask, cost.dtype)
     return Weighted(jnp.sum(weights * jnp.where(mask, cost, 0)), jnp.sum(weights))
 

@@ -283,10 +283,11 @@ def reinforce_pp_loss(log_probs: Array, old_log_probs: Array, advantages: Array,
     Source: Hu et al. 2025, https://arxiv.org/abs/2501.03262.
     """
     checks.check_rank("log_probs", log_probs, "B G T")
-    if len(advantages.shape) == 2:
-        checks.as_float("advantages", advantages, log_probs.shape[:2])
-        advantages = jnp.broadcast_to(advantages[..., None], log_probs.shape)
-    per_code = checks.as_float("advantages", advantages, log_probs.shape)
+    shape = jnp.shape(log_probs)
+    if jnp.ndim(advantages) < 3:
+        whole = checks.as_float("advantages", advantages, shape[:2])
+        advantages = jnp.broadcast_to(whole[..., None], shape)
+    per_code = checks.as_float("advantages", advantages, shape)
     log_probs, old, _, mask = checks.rollouts(
         log_probs, old_log_probs, per_code[..., 0], mask)
     checks.check_clip(clip_low, clip_high)

@@ -8,7 +8,8 @@ from oxyrec_jax.losses import aggregation, checks
 
 
 def dpo_loss(chosen: Array, rejected: Array, ref_chosen: Array, ref_rejected: Array, *,
-             beta: float, label_smoothing: float = 0) -> Weighted:
+             beta: float, label_smoothing: float = 0, mask: Array | None = None
+             ) -> Weighted:
     """Direct Preference Optimization: the chosen item above the rejected one.
 
     cost = -(1 - s) log σ(β Δ) - s log σ(-β Δ),
@@ -22,9 +23,10 @@ def dpo_loss(chosen: Array, rejected: Array, ref_chosen: Array, ref_rejected: Ar
       ref_rejected: `[B]` float, nats: of the rejected item under it.
       beta: strength of the tie to the reference, unit-free, `> 0`.
       label_smoothing: share of pairs believed to be mislabelled, in `[0, 0.5)`.
+      mask: `[B]` bool, true = real pair. None: all are.
 
     Returns:
-      Scalar `Weighted`, nats: the sum over pairs, and how many there are.
+      Scalar `Weighted`, nats: the sum over real pairs, and how many there are.
 
     Raises:
       ValueError: shapes disagree or an option is out of range.
@@ -42,9 +44,13 @@ def dpo_loss(chosen: Array, rejected: Array, ref_chosen: Array, ref_rejected: Ar
     checks.check_option("label_smoothing", label_smoothing, 0, 0.5, open_high=True)
     ref_margin = jax.lax.stop_gradient(ref_chosen - ref_rejected)
     margin = beta * (chosen - rejected - ref_margin)
-    # softplus(m) = softplus(-m) + m: one logarithm serves both directions.
-    cost = jax.nn.softplus(-margin) + label_smoothing * margin
-    return Weighted(jnp.sum(cost), jnp.full((), cost.size, cost.dtype))
+    mask = _pairs(mask, margin.shape)
+    margin = jnp.where(mask, margin, 0)
+    cost = jax.nn.softplus(-margin)
+    if not checks.is_off(label_smoothing):
+        # softplus(m) = softplus(-m) + m: one logarithm serves both directions.
+        cost = cost + label_smoothing * margin
+    return Weighted(jnp.sum(cost, where=mask), aggregation.count(mask, cost.dtype))
 
 
 def softmax_dpo_loss(positive: Array, negatives: Array, ref_positive: Array,
@@ -93,7 +99,7 @@ def softmax_dpo_loss(positive: Array, negatives: Array, ref_positive: Array,
 
 
 def simpo_loss(chosen_mean: Array, rejected_mean: Array, *, beta: float,
-               margin: float) -> Weighted:
+               margin: float, mask: Array | None = None) -> Weighted:
     """SimPO: the chosen item above the rejected one by a margin, without a reference.
 
     cost = -log σ(β (chosen_mean - rejected_mean) - margin)
@@ -104,9 +110,10 @@ def simpo_loss(chosen_mean: Array, rejected_mean: Array, *, beta: float,
       rejected_mean: `[B]` float, nats per code.
       beta: scale of the difference, unit-free, `> 0`.
       margin: γ, unit-free, `>= 0` (so γ/β is the margin in nats per code).
+      mask: `[B]` bool, true = real pair. None: all are.
 
     Returns:
-      Scalar `Weighted`, nats: the sum over pairs, and how many there are.
+      Scalar `Weighted`, nats: the sum over real pairs, and how many there are.
 
     Raises:
       ValueError: shapes disagree or an option is out of range.
@@ -119,5 +126,13 @@ def simpo_loss(chosen_mean: Array, rejected_mean: Array, *, beta: float,
     rejected_mean = checks.as_float("rejected_mean", rejected_mean, chosen_mean.shape)
     checks.check_option("beta", beta, 0, open_low=True)
     checks.check_option("margin", margin, 0)
-    cost = jax.nn.softplus(margin - beta * (chosen_mean - rejected_mean))
-    return Weighted(jnp.sum(cost), jnp.full((), cost.size, cost.dtype))
+    mask = _pairs(mask, chosen_mean.shape)
+    ahead = jnp.where(mask, chosen_mean - rejected_mean, 0)
+    cost = jax.nn.softplus(margin - beta * ahead)
+    return Weighted(jnp.sum(cost, where=mask), aggregation.count(mask, cost.dtype))
+
+
+def _pairs(mask: Array | None, shape: tuple[int, ...]) -> Array:
+    """Which pairs are real."""
+    return checks.as_mask("mask", jnp.ones(shape, bool) if mask is None else mask,
+                          shape)

@@ -15,6 +15,7 @@ from oxyrec_jax.losses import aggregation
 # Ours: past 20 nats (a ratio of 5e8) a ratio grows no further but keeps its gradient,
 # so that neither it nor a sum over a batch of them overflows float32.
 MOST_NATS = 20.0
+_IMPOSSIBLE = -1e4  # ours: log-probability, nats, of what the old policy never sampled
 
 
 def token_ratio(log_probs: Array, old_log_probs: Array, mask: Array) -> Array:
@@ -75,7 +76,9 @@ def bounded_ratio(log_probs: Array, old_log_probs: Array, advantages: Array,
 
 def _log_ratio(log_probs: Array, old_log_probs: Array, mask: Array) -> Array:
     """lp - old in nats, 0 where masked: a padded NaN reaches neither side."""
-    return jnp.where(mask, log_probs - jax.lax.stop_gradient(old_log_probs), 0)
+    old = jax.lax.stop_gradient(old_log_probs)
+    old = jnp.where(old == -jnp.inf, _IMPOSSIBLE, old)  # a difference stays a number
+    return jnp.where(mask, log_probs - old, 0)
 
 
 def held(log_ratio: Array, most: float | Array) -> Array:

@@ -24,8 +24,11 @@ def linear(ratio: Array, advantages: Array) -> Array:
 
 def clipped(ratio: Array, advantages: Array, *, low: float, high: float) -> Array:
     """The pessimistic clipped cost -min(r A, clip(r, 1 - low, 1 + high) A)."""
-    near = jnp.clip(ratio, 1 - low, 1 + high)
-    return -jnp.minimum(ratio * advantages, near * advantages)
+    # Chosen, not the smaller one of two: equal ones would share the gradient.
+    most, least = 1 + high, 1 - low
+    near = jnp.where((advantages > 0) & (ratio > most), most, jnp.where(
+        (advantages < 0) & (ratio < least), least, ratio))
+    return -near * advantages
 
 
 def dual_clipped(ratio: Array, advantages: Array, *, low: float, high: float,

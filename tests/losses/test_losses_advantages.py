@@ -201,3 +201,15 @@ def test_nothing_receives_a_gradient():
 def test_bad_arguments_raise(call, error, words):
     with pytest.raises(error, match=words):
         jax.eval_shape(call)
+
+
+def test_gdpo_gives_a_flat_group_exactly_nothing():
+    rewards = np.random.default_rng(0).random((5, 7, 2)).astype(np.float32)
+    rewards[2] = 0.3
+    found = np.asarray(losses.gdpo_advantages(jnp.asarray(rewards),
+                                              jnp.array([1, 0.5])))
+    assert not found[2].any() and found[[0, 1, 3, 4]].all()
+    masks = jnp.ones((5, 7, 3), bool)
+    log_probs = jnp.full((5, 7, 3), -1.0)
+    assert losses.dapo_loss(log_probs, log_probs, jnp.asarray(found), masks).weight == (
+        4 * 7 * 3)

@@ -231,3 +231,25 @@ ROWS = jnp.zeros((3, 2))
 def test_bad_arguments_raise(call, error, words):
     with pytest.raises(error, match=words):
         jax.eval_shape(call)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("batch, width", [(5, 128), (48, 256), (100, 128)])
+def test_equal_queries_have_no_gradient_though_their_mean_is_rounded(batch, width,
+                                                                     masked):
+    rng = np.random.default_rng(batch)
+    query, *targets = unit_rows(rng, batch + 1, width)
+    queries = jnp.tile(query, (batch, 1))
+    mask = jnp.arange(batch) > 1 if masked else None
+
+    def spread(queries):  # the variance's part alone
+        cost = [losses.q2i_loss(queries, jnp.stack(targets), mask=mask,
+                                variance_weight=weight, decorrelation_weight=0.0).mean()
+                for weight in (0.01, 0.0)]
+        return cost[0] - cost[1]
+    assert np.abs(jax.jit(jax.grad(spread))(queries)).max() < 1e-3
+
+
+def unit_rows(rng, *shape):
+    rows = rng.normal(size=shape)
+    return jnp.asarray(rows / np.linalg.norm(rows, axis=-1, keepdims=True), jnp.float32)

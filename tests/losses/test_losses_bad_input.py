@@ -103,3 +103,13 @@ def test_options_may_be_traced():
     loss = lambda clip: losses.grpo_loss(*given, clip_high=clip).mean()
     swept = jax.vmap(loss)(clips)
     assert swept.shape == (3,)
+
+
+@pytest.mark.parametrize("value, error, told", [
+    ("0.2", TypeError, "clip_low='0.2', expected a number"),
+    (None, TypeError, "clip_low=None, expected a number"),
+    (jnp.float32(-1), ValueError, "clip_low=-1.0, expected in"),
+    (jnp.array([0.1, 0.2]), ValueError, r"clip_low.shape=\(2,\), expected a scalar")])
+def test_options_are_numbers(value, error, told):
+    with pytest.raises(error, match=told):
+        losses.grpo_loss(*arguments(losses.grpo_loss).values(), clip_low=value)

@@ -52,3 +52,13 @@ def test_wrong_arguments_are_named():
         losses.distillation_loss(STUDENT, TEACHER[:1], BOTH)
     with pytest.raises(ValueError, match="certain=-1"):
         losses.distillation_loss(STUDENT, TEACHER, BOTH, certain=-1)
+
+
+@pytest.mark.parametrize("certain", [0.0, 1.0])
+def test_what_the_student_alone_forbids_is_infinitely_far(certain):
+    student = jnp.log(jnp.array([[0, 0.5, 0.5], [0.5, 0.5, 0]]))
+    teacher = jnp.log(jnp.array([[0.9, 0.05, 0.05], [1, 0, 0]]))
+    for row, expected in ((0, np.inf), (1, np.log(2))):
+        mask = jnp.arange(2) == row
+        found = losses.distillation_loss(student, teacher, mask, certain=certain).mean()
+        np.testing.assert_allclose(found, expected, rtol=1e-6)

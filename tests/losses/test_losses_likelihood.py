@@ -220,3 +220,27 @@ def test_lean_form_names_the_wrong_argument():
     with pytest.raises(ValueError, match="chunk=0"):
         losses.chunked_next_code_loss(jnp.zeros((2, 4)), jnp.zeros((5, 4)), *rest,
                                       chunk=0)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_wrong_target_does_not_train(chunked):
+    table = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)), jnp.float32)
+    hidden, targets = jnp.ones((2, 3)), jnp.array([1, 77])
+
+    def cost(hidden, mask):
+        if chunked:
+            return losses.chunked_next_code_loss(hidden, table, targets, mask).mean()
+        return losses.next_code_loss(hidden @ table.T, targets, mask).mean()
+    value, slope = jax.value_and_grad(cost)(hidden, jnp.array([True, True]))
+    assert np.isnan(value) and np.isnan(slope[1]).all()
+    value, slope = jax.value_and_grad(cost)(hidden, jnp.array([True, False]))
+    assert np.isfinite(value) and np.isfinite(slope).all() and not slope[1].any()
+
+
+def test_smoothing_may_be_swept():
+    logits = jnp.array([[2.0, 0, -1]])
+    given = logits, jnp.array([0]), jnp.array([True])
+    swept = jax.vmap(lambda share: losses.next_code_loss(
+        *given, label_smoothing=share).mean())(jnp.array([0, 0.1]))
+    np.testing.assert_allclose(swept, [losses.next_code_loss(
+        *given, label_smoothing=share).mean() for share in (0.0, 0.1)], rtol=1e-6)

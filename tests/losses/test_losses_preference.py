@@ -177,3 +177,24 @@ ROW, ROWS = jnp.zeros(3), jnp.zeros((3, 2))
 def test_bad_arguments_raise(call, error, words):
     with pytest.raises(error, match=words):
         jax.eval_shape(call)
+
+
+def test_padded_pairs_are_not_read():
+    rng = np.random.default_rng(0)
+    pairs = [jnp.asarray(rng.normal(size=4), jnp.float32) for _ in range(4)]
+    padded = [jnp.concatenate([one, jnp.array([jnp.nan, 9])]) for one in pairs]
+    mask = jnp.arange(6) < 4
+    for loss, many in ((lambda *x, **more: losses.dpo_loss(
+            *x, beta=0.5, label_smoothing=0.1, **more), 4),
+            (lambda *x, **more: losses.simpo_loss(*x, beta=2, margin=0.5, **more), 2)):
+        whole = loss(*pairs[:many])
+        cost, slope = jax.value_and_grad(lambda first: loss(
+            first, *padded[1:many], mask=mask).mean())(padded[0])
+        np.testing.assert_allclose(cost, whole.mean(), rtol=1e-6)
+        assert whole.weight == 4 and np.isfinite(slope).all() and not slope[4:].any()
+
+
+def test_an_impossible_chosen_item_costs_everything():
+    one, never = jnp.zeros(1), jnp.array([-jnp.inf])
+    assert losses.dpo_loss(never, one, one, one, beta=1).mean() == np.inf
+    assert losses.dpo_loss(one, never, one, one, beta=1).mean() == 0

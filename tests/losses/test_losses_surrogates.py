@@ -131,3 +131,24 @@ def test_expected_estimators_over_a_whole_vocabulary():
     np.testing.assert_allclose(slope(logits, "k1"), np.zeros(6), atol=1e-6)
     np.testing.assert_allclose(slope(logits, "k2"), jax.grad(divergence)(logits),
                                rtol=1e-4, atol=1e-6)
+
+
+def test_without_any_room_the_first_step_is_the_policy_gradient():
+    """At ratio 1 nothing is outside of [1, 1], so nothing is cut."""
+    log_probs = jnp.full((1, 2, 1), -1.0)
+    rest = log_probs, jnp.array([[1.0, -2.0]]), jnp.ones((1, 2, 1), bool)
+    slope = jax.grad(lambda now: losses.grpo_loss(
+        now, *rest, clip_low=0.0, clip_high=0.0).mean())(log_probs)
+    np.testing.assert_allclose(slope[0, :, 0], [-0.5, 1], rtol=1e-6)
+
+
+def test_what_was_never_sampled_has_a_large_ratio_and_no_nan():
+    old = jnp.array([[[-jnp.inf, -1.0], [-1.0, -1.0]]])
+    now = jnp.full((1, 2, 2), -1.0)
+    for loss in (losses.grpo_loss, losses.gspo_loss, losses.rloo_loss,
+                 losses.sapo_loss, losses.dapo_loss, losses.gbpo_loss):
+        for good in (1.0, -1.0):
+            cost, slope = jax.value_and_grad(lambda now: loss(
+                now, old, jnp.array([[good, -good]]), jnp.ones((1, 2, 2), bool)
+                ).mean())(now)
+            assert np.isfinite(cost) and np.isfinite(slope).all(), loss
