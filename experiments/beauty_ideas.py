@@ -10,8 +10,9 @@ ideas touch. Differences are from "base" on the same users; their intervals are 
 users and do not know that seeds differ, which "another seed" shows. The rows of
 `FUSIONS` train nothing: they fuse the lists of two runs by reciprocal ranks.
 
-4 to 8 minutes of one CPU core a row. Each row prints when it is done; a run that was
-stopped continues with the same command. docs/results.md has the table.
+6 to 10 minutes of one CPU core a row, 15 for the wide one. Each row prints when it is
+done; a run that was stopped continues with the same command. docs/results.md has the
+table.
 """
 
 import argparse
