@@ -46,7 +46,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from flax import linen as nn  # noqa: E402
 
-from serve_clients import HISTORY, ITEMS, Clients  # noqa: E402
+from serve_clients import FILTERED, HISTORY, ITEMS, Clients  # noqa: E402
 
 from oxyrec_jax.models.generator import Generator, ModelConfig  # noqa: E402
 from oxyrec_jax.serve.engine import Engine  # noqa: E402
