@@ -294,7 +294,7 @@ def _check_group(where: str, columns: dict[str, dict[int, float]],
     if hits is None:
         return
     for k, value in columns.get("recall", {}).items():
-        if k in hits and abs(value - hits[k]) > tolerance:
+        if k in hits and not abs(value - hits[k]) <= tolerance:
             raise ValueError(f"{where}recall@{k} = {value:.6g} but hr@{k} = "
                              f"{hits[k]:.6g}; with one relevant item they are equal")
     before = 0.0

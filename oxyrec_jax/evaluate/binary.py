@@ -37,7 +37,7 @@ def group_aucs(scores: np.ndarray, labels: np.ndarray, groups: np.ndarray
 
     Returns:
       `[G]` float64 and `[G]` int64 in the order of the groups' numbers; NaN where all
-      rows of a group have one label.
+      rows of a group have one label, or one of them has a NaN for a score.
     """
     _check(scores, labels)
     order = np.lexsort((scores, groups))
@@ -56,7 +56,8 @@ def group_aucs(scores: np.ndarray, labels: np.ndarray, groups: np.ndarray
     ranks = np.add.reduceat(np.where(label, place, 0.0), first)
     pairs = yes * (size - yes)
     values = (ranks - yes * (yes + 1) / 2) / np.where(pairs > 0, pairs, 1)
-    return np.where(pairs > 0, values, np.nan), size
+    known = ~np.logical_or.reduceat(np.isnan(score), first)
+    return np.where(known & (pairs > 0), values, np.nan), size
 
 
 def gauc(scores: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> float:
@@ -86,7 +87,8 @@ def reliability(chances: np.ndarray, labels: np.ndarray, bins: int = BINS
     """What was predicted and what came, in bins of equally many rows.
 
     Args:
-      chances: `[R]` float; rows are cut in their order, equal ones in that of the rows.
+      chances: `[R]` float; rows are cut in their order. Of equal ones each counts with
+        the mean of their labels, so that it does not matter which falls into which bin.
       labels: `[R]` bool.
       bins: how many; at most R.
 
@@ -95,8 +97,10 @@ def reliability(chances: np.ndarray, labels: np.ndarray, bins: int = BINS
     """
     _check(chances, labels)
     order = np.argsort(chances, kind="stable")
+    _, tied, many = np.unique(chances, return_inverse=True, return_counts=True)
+    came = (np.bincount(tied, np.asarray(labels, np.float64)) / many)[tied]
     return [{"predicted": float(np.mean(chances[part], dtype=np.float64)),
-             "observed": float(np.mean(labels[part])), "count": len(part)}
+             "observed": float(np.mean(came[part])), "count": len(part)}
             for part in np.array_split(order, max(1, min(bins, len(order))))
             if len(part)]
 

@@ -146,6 +146,8 @@ def estimate(logged: Logged, method: str = "snips", *,
                          f"of {get_args(Assumption)}")
     if (method == "clipped") != (clip is not None):
         raise ValueError(f"{method=} {clip=}: clip goes with 'clipped'")
+    if clip is not None and not clip > 0:
+        raise ValueError(f"{clip=}, expected a number above 0")
     if (method == "dr") != (model is not None) or (
             method == "dr" and assumption != "position"):
         raise ValueError(f"{method=} {assumption=}: a reward model goes with 'dr', "
@@ -211,6 +213,9 @@ def tabular_model(actions: np.ndarray, rewards: np.ndarray, policy: np.ndarray, 
     if folds < 2 or prior <= 0 or policy.shape[-2] != places:
         raise ValueError(f"{folds=} {prior=} {policy.shape=}, expected 2 folds or "
                          f"more, a prior above 0 and [{places}, A] probabilities")
+    if actions.size and not 0 <= actions.min() <= actions.max() < policy.shape[-1]:
+        raise ValueError(f"actions from {actions.min()} to {actions.max()}, expected 0 "
+                         f"to {policy.shape[-1] - 1}, the policy's")
     _, owner = np.unique(np.arange(rows) if users is None else users,
                          return_inverse=True)
     fold, size = owner % folds, policy.shape[-1]

@@ -76,7 +76,10 @@ def _by_order(events: Events, targets: Targets, item_ids: Sequence[str]
     previous = split_rows.recent(events, targets, 1)[:, 0]
     has = previous >= 0
     decimal = all(name.isdecimal() for name in item_ids)
-    ids = np.array([int(name) for name in item_ids] if decimal else list(item_ids))
+    # Of Python's own numbers where they are long: 64 bits would make them floats.
+    long = decimal and max(map(len, item_ids), default=0) > 18
+    ids = np.array([int(name) for name in item_ids] if decimal else list(item_ids),
+                   object if long else None)
     _, place = np.unique(ids, return_inverse=True)
     step = np.where(has, place[targets.item] - place[np.where(has, previous, 0)], 0)
     same = has & (previous == targets.item)

@@ -94,7 +94,8 @@ def relevance_reward(candidates: Array, context: Array) -> Array:
       context: `[B, D]` float: a vector of the query, the instruction or the target.
         A zero vector on either side gives 0.
     """
-    return jnp.einsum("bgd,bd->bg", _unit(candidates), _unit(context))
+    cosines = jnp.einsum("bgd,bd->bg", _unit(candidates), _unit(context))
+    return jnp.clip(cosines, -1, 1)  # but for rounding
 
 
 def conversion_reward(click: Array, cart: Array, order: Array, *,
@@ -133,7 +134,7 @@ def diversity_reward(candidates: Array, real: Array) -> Array:
     others = jnp.sum(real, axis=1, keepdims=True) - real
     cosines = (jnp.einsum("bgd,bd->bg", unit, jnp.sum(unit, axis=1))
                - jnp.sum(unit * unit, axis=-1))
-    found = 1 - cosines / jnp.maximum(others, 1)
+    found = jnp.clip(1 - cosines / jnp.maximum(others, 1), 0, 2)  # but for rounding
     return jnp.where(real & (others > 0), found, 0)
 
 

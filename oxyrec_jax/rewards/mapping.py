@@ -5,8 +5,12 @@
 for a request in scenario s. The normalisers n_c are fitted once, on logged signals, and
 frozen in an artefact, so that a reward means the same in every step and every run.
 
-    "quantile"  n(x) = share of the logged values below x, ties half: in [0, 1],
-                the same whatever increasing function is applied to signal and log
+    "quantile"  n(x) = share of the logged values below x, ties half, at up to `knots`
+                of the values of the log that are spread evenly; linear between those,
+                and the last one's outside: in [0, 1]. At a value of a log of no more
+                of them it is exact, and the same whatever increasing function is
+                applied to signal and log; of more, a value that is much of the log is
+                smeared over its neighbours
     "zscore"    n(x) = (x - mean) / deviation, cut to ±clip: the same whatever
                 increasing affine function is applied to both
     "none"      n(x) = x
@@ -187,13 +191,15 @@ def unify(mapping: RewardMapping, signals: Mapping[str, Array], scenario: Array
     for row, (name, one) in enumerate(zip(mapping.names, mapping.components)):
         x = signals[name].astype(jnp.float32)
         if one.normalise == "quantile":
-            x = jnp.interp(x, mapping.knots[row], mapping.levels[row])
+            told = jnp.interp(x, mapping.knots[row], mapping.levels[row])
+            x = jnp.where(jnp.isnan(x), jnp.nan, told)  # where knots repeat: the last
         elif one.normalise == "zscore":
             x = jnp.clip((x - mapping.centre[row]) / mapping.scale[row], -one.clip,
                          one.clip)
         parts.append(x)
     stacked = jnp.stack(parts, axis=-1)
-    weights = mapping.weights.at[scenario].get(mode="fill", fill_value=jnp.nan)
+    known = jnp.where(scenario < 0, len(mapping.scenarios), scenario)  # -1: no last
+    weights = mapping.weights.at[known].get(mode="fill", fill_value=jnp.nan)
     return Rewards(jnp.sum(stacked * weights[:, None], axis=-1),
                    stacked)
 
@@ -235,6 +241,7 @@ def check_signals(mapping: RewardMapping, signals: Mapping[str, np.ndarray],
         low, high = float(mapping.low[row]), float(mapping.high[row])
         room = one.reach * max(high - low, 1e-6)
         good = (values >= low - room) & (values <= high + room)  # NaN is neither
+        good &= np.isfinite(values)
         bad = np.argwhere(real & ~good)
         if len(bad):
             group, place = bad[0]

@@ -59,7 +59,8 @@ def number(codes: np.ndarray, priority: np.ndarray) -> tuple[np.ndarray, int]:
     Source: the extra digit of TIGER, https://arxiv.org/abs/2305.05065, section 3.1;
     the order is ours.
     """
-    order = np.lexsort((np.arange(len(codes)), -np.asarray(priority), *codes.T[::-1]))
+    _, rank = np.unique(priority, return_inverse=True)  # has a negative of any dtype
+    order = np.lexsort((np.arange(len(codes)), -rank, *codes.T[::-1]))
     ordered = codes[order]
     fresh = np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)]
     ordinal = np.arange(len(codes))

@@ -53,9 +53,14 @@ def compare(old: np.ndarray, new: np.ndarray, cfg: DriftConfig) -> dict[str, Any
       items had no error; `above`, the share of new items above the `bound`, which is
       the old ones' quantile; `p`; `alarm`.
 
+    Raises:
+      ValueError: an error is not finite.
+
     Source: ours.
     """
     old, new = np.asarray(old, np.float64), np.asarray(new, np.float64)
+    if not (np.isfinite(old).all() and np.isfinite(new).all()):
+        raise ValueError("an error of an item is not finite")
     bound = float(np.quantile(old, cfg.quantile))
     expected, count = float((old > bound).mean()), int((new > bound).sum())
     # With no old item above the bound one new item is already a surprise.

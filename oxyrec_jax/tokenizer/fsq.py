@@ -176,6 +176,7 @@ def code_of(rounded: Array, grid: tuple[int, ...]) -> Array:
     """Returns the places `[...]` int32 of values `[..., d]`; the first runs fastest."""
     basis = np.cumprod((1, *grid[:-1]))
     places = rounded.astype(jnp.int32) + np.asarray(grid) // 2
+    places = jnp.clip(places, 0, np.asarray(grid) - 1)  # of a long grid one beyond
     return jnp.sum(places * basis, axis=-1, dtype=jnp.int32)
 
 

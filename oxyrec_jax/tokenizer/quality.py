@@ -123,7 +123,7 @@ def reconstruction(embeddings: np.ndarray, codes: np.ndarray, decode: Decode
         for level in range(levels):
             known = codes[start : start + _ROWS_AT_ONCE, :level + 1]
             errors[level] += np.square(x - decode(known)).sum()
-    flat = variance <= 1e-10 * energy  # the rounding of float32, squared
+    flat = variance <= 1e-14 * energy  # the rounding of float32, squared
     return [0.0 if flat else float(error / variance) for error in errors]
 
 

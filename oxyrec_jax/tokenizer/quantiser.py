@@ -26,6 +26,7 @@ from oxyrec_jax.tokenizer import product as product_lib
 KINDS = ("residual-kmeans", "balanced-kmeans", "rq-vae", "product", "fsq")
 MOST_CODES = 1 << 16  # ours: a level wider than this is a mistake of the configuration
 _ROWS_AT_ONCE = 1 << 16
+_MOST = 1e16  # of a number of a vector: float32 holds sums of its squares
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,11 +274,14 @@ def _check_vectors(codebooks: Codebooks, x: np.ndarray) -> None:
 
 def _check_finite(x: np.ndarray) -> None:
     for start in range(0, len(x), _ROWS_AT_ONCE):
-        bad = ~np.isfinite(x[start : start + _ROWS_AT_ONCE]).all(axis=1)
+        part = x[start : start + _ROWS_AT_ONCE]
+        bad = ~(np.abs(part) <= _MOST).all(axis=1)  # NaN is not either
         if bad.any():
+            what = ("has numbers above 1e16, whose distances float32 does not hold"
+                    if np.isfinite(part[bad]).all() else "is not finite")
             raise InputError(
-                f"the vector of item {start + int(np.argmax(bad))} is not finite "
-                f"(the first of at least {int(bad.sum())}); embed the items again")
+                f"the vector of item {start + int(np.argmax(bad))} {what} (the first "
+                f"of at least {int(bad.sum())}); embed the items again")
 
 
 def _check_codes(codebooks: Codebooks, codes: np.ndarray) -> None:

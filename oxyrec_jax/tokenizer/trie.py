@@ -230,7 +230,7 @@ def advance(trie: Trie, level: int, nodes: Array, codes: Array) -> Array:
     Returns:
       int32 of the broadcast shape: the child's node id, -1 where there is none.
     """
-    nodes, codes = jnp.broadcast_arrays(jnp.asarray(nodes), jnp.asarray(codes))
+    nodes, codes = jnp.broadcast_arrays(jnp.asarray(nodes), _narrow(codes))
     first, last = _range(trie, level, nodes)
     table = trie.codes[level]
 
@@ -251,6 +251,13 @@ def advance(trie: Trie, level: int, nodes: Array, codes: Array) -> Array:
     return jnp.where(found, place, -1)
 
 
+def _narrow(codes: Array) -> Array:
+    """Codes on the device; of 64 bits those beyond int32 stay beyond every level."""
+    if isinstance(codes, np.ndarray) and codes.dtype.itemsize > 4:
+        codes = np.clip(codes, -1, np.iinfo(np.int32).max).astype(np.int32)
+    return jnp.asarray(codes)
+
+
 def item_paths(trie: Trie, codes: Array) -> Array:
     """Follows whole semantic IDs (or their first codes) from the root.
 
@@ -262,7 +269,7 @@ def item_paths(trie: Trie, codes: Array) -> Array:
       `[..., T']` int32: the node reached at each level; -1 from the first code on that
       the trie does not hold. The last of T nodes is the leaf.
     """
-    codes = jnp.asarray(codes)
+    codes = _narrow(codes)
     if codes.shape[-1] > trie.depth:
         raise ValueError(f"{codes.shape=}, expected at most {trie.depth} codes each")
     nodes, path = jnp.zeros(codes.shape[:-1], jnp.int32), []

@@ -92,3 +92,18 @@ def test_nothing_gives_nothing():
 def test_shapes_that_disagree_are_named():
     with pytest.raises(ValueError, match=r"values.shape=\(2,\) labels.shape=\(3,\)"):
         binary.auc(np.zeros(2), np.zeros(3, bool))
+
+
+def test_a_nan_among_the_scores_is_not_a_ranking():
+    labels = np.arange(6) >= 3
+    assert np.isnan(binary.auc(np.full(6, np.nan), labels))
+    values, _ = binary.group_aucs(np.array([0, 1, 2, np.nan, 4, 5]), labels[[0, 3] * 3],
+                                  np.array([0, 0, 1, 1, 2, 2]))
+    np.testing.assert_array_equal(values, [1, np.nan, 1])
+
+
+def test_equal_chances_are_calibrated_in_any_order():
+    labels = np.arange(100) >= 50
+    chances = np.full(100, 0.5)
+    for order in (slice(None), slice(None, None, -1), np.arange(100) * 37 % 100):
+        assert binary.calibration_error(chances, labels[order]) == pytest.approx(0)

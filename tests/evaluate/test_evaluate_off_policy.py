@@ -209,3 +209,16 @@ def test_a_target_that_does_nothing_of_the_log_is_refused():
 def test_options_that_do_not_go_together_are_programming_errors(options):
     with pytest.raises(ValueError):
         estimate(HAND, **options)
+
+
+@pytest.mark.parametrize("wrong", [-1, 2])
+def test_an_action_that_the_policy_does_not_know_is_refused(wrong):
+    with pytest.raises(ValueError, match="expected 0 to 1, the policy's"):
+        off_policy.tabular_model(np.array([[0, wrong]]), np.zeros((1, 2)),
+                                 np.full((2, 2), 0.5))
+
+
+@pytest.mark.parametrize("clip", [-1.0, 0.0, np.nan])
+def test_a_clip_is_above_nothing(clip):
+    with pytest.raises(ValueError, match="clip=.*expected a number above 0"):
+        estimate(draw_log(5, 0, "position")[0], "clipped", clip=clip)

@@ -35,6 +35,9 @@ def test_decimal_ids_are_compared_as_numbers():
     targets = rows.expand(events, np.array([[0, 1, 2]]))
     assert _groups(strata.strata(events, targets, ["9", "10"]), "order") == {
         "product id ascends": [0]}
+    assert _groups(strata.strata(
+        events, targets, ["9223372036854775810", "9223372036854775809"]), "order") == {
+            "product id descends": [0]}  # 64 bits would make floats of them
     assert _groups(strata.strata(events, targets, ["B9", "B10"]), "order") == {
         "product id descends": [0]}
 

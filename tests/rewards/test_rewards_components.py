@@ -88,3 +88,13 @@ def test_copies_are_not_diverse_and_opposites_are():
     opposite = jnp.array([[[1.0, 0.0], [-1.0, 0.0]]])
     np.testing.assert_allclose(
         components.diversity_reward(opposite, jnp.ones((1, 2), bool)), 2, atol=1e-6)
+
+
+def test_rounding_does_not_leave_the_ranges():
+    vectors = np.random.default_rng(0).normal(size=(50, 1, 33))
+    same = jnp.asarray(np.repeat(vectors, 4, axis=1), jnp.float32)
+    found = components.diversity_reward(same * jnp.array([1, 1, 1, 1.])[:, None],
+                                        jnp.ones((50, 4), bool))
+    assert (found >= 0).all() and (found < 1e-6).all()
+    found = components.relevance_reward(same, same[:, 0])
+    assert (found <= 1).all() and (found > 1 - 1e-6).all()

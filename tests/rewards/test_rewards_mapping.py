@@ -110,9 +110,17 @@ def test_shares_of_groups_in_which_a_component_says_nothing():
 def test_a_scenario_that_there_is_not_gives_no_reward():
     signals = jax.tree.map(jnp.asarray, _signals())
     found = rewards.unify(_fitted(clicks=Component(), worth=Component("zscore")),
-                          signals, jnp.array([0, len(SCENARIOS), 0, 0])).total
-    np.testing.assert_array_equal(np.isnan(found).all(axis=1), [False, True, False,
+                          signals, jnp.array([0, len(SCENARIOS), -1, 0])).total
+    np.testing.assert_array_equal(np.isnan(found).all(axis=1), [False, True, True,
                                                                 False])
+
+
+def test_a_nan_is_no_quantile_of_a_log_of_few_values():
+    fitted = rewards.fit_mapping({"q": np.repeat([0.0, 1], [90, 10])},
+                                 {"q": Component()}, ["all"])
+    found = rewards.unify(fitted, {"q": jnp.array([[jnp.nan, 1, 0]])},
+                          jnp.zeros(1, int)).total[0]
+    np.testing.assert_allclose(found, [np.nan, 0.95, 0.45], rtol=1e-6)
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf, 1e30])

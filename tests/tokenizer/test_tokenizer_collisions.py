@@ -132,3 +132,11 @@ def test_a_full_list_is_told():
     held = np.array([[3, 0], [3, 1]], np.int32)
     with pytest.raises(InputError, match="item 1 has the codes 3, .* tokenizer.room"):
         collisions.join_numbered(held, np.array([[2], [3]], np.int32), 2)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint32, np.uint8, np.int8, np.float32])
+def test_the_highest_priority_comes_first_in_any_dtype(dtype):
+    codes = np.zeros((3, 2), np.int32)
+    low = np.iinfo(dtype).min if np.issubdtype(dtype, np.integer) else -9
+    numbered, _ = collisions.number(codes, np.array([low, 5, 9], dtype))
+    np.testing.assert_array_equal(numbered[:, 2], [2, 1, 0])

@@ -155,3 +155,9 @@ def test_settings_out_of_range_are_refused(change):
     with pytest.raises(InputError, match="at least 1 and a prefix from 0 to 1"):
         fsq.fit(jax.random.key(0), _points(), dataclasses.replace(CFG, **change),
                 widths=WIDTHS)
+
+
+def test_of_a_long_grid_nothing_lies_outside():
+    for size in (1024, 4097):
+        rounded = jnp.round(fsq.bound(jnp.array([[-100.0], [100.0]]), (size,)))
+        np.testing.assert_array_equal(fsq.code_of(rounded, (size,)), [0, size - 1])

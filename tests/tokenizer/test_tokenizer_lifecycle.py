@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from oxyrec_jax import artifacts
 from oxyrec_jax.base import InputError
-from oxyrec_jax.tokenizer import build, collisions, lifecycle, quantiser, sid_table
+from oxyrec_jax.tokenizer import (build, collisions, drift, lifecycle, quantiser,
+                                  sid_table)
 from oxyrec_jax.tokenizer.catalogue import make_catalogue
 from oxyrec_jax.tokenizer.embeddings import EmbeddingConfig
 from oxyrec_jax.tokenizer.quality_gate import GateConfig
@@ -205,3 +206,8 @@ def test_a_writer_that_fails_leaves_the_old_generation(toy, bundle, monkeypatch)
     after = sid_table.load_semantic_ids(bundle, toy)
     assert after.manifest == before.manifest
     assert sorted(p.name for p in bundle.parent.iterdir() if p.name[0] == ".") == []
+
+
+def test_an_error_that_is_no_number_is_no_calm():
+    with pytest.raises(ValueError, match="not finite"):
+        drift.compare(np.ones(5), np.array([1, np.nan]), drift.DriftConfig())

@@ -207,3 +207,13 @@ def test_a_catalogue_of_one_item_has_every_figure():
     assert figures["purity"] == [1, 1] and figures["nmi"] == [1, 1]
     assert figures["coverage"] == [pytest.approx(1 / 3), 0.5]
     json.dumps(figures, allow_nan=False)
+
+
+def test_vectors_that_vary_about_a_far_mean_do_vary():
+    rng = np.random.default_rng(0)
+    x = (1.1e5 + rng.normal(size=(500, 4))).astype(np.float32)
+    codes = np.zeros((500, 1), np.int32)
+    left = quality.reconstruction(x, codes, lambda known: x.mean(axis=0, dtype=float))
+    assert left == pytest.approx([1], rel=1e-6)
+    assert quality.reconstruction(np.full((9, 4), np.float32(0.1)), codes[:9],
+                                  lambda known: 0.1) == [0]

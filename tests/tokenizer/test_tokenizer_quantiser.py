@@ -195,3 +195,14 @@ def test_the_default_is_residual_kmeans_bit_for_bit():
                           widths=WIDTHS)
     for level, book in enumerate(direct):
         np.testing.assert_array_equal(books.arrays[f"codebook_{level}"], book)
+
+
+@pytest.mark.parametrize("size, told", [(np.nan, "is not finite"),
+                                        (1e20, "numbers above 1e16")])
+def test_vectors_that_have_no_distances_are_refused(size, told):
+    x = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
+    x[7, 2] = size
+    for kind in ("residual-kmeans", "balanced-kmeans", "product"):
+        with pytest.raises(InputError, match=f"item 7 .*{told}"):
+            quantiser.fit(jax.random.key(0), x, quantiser.Quantiser(kind),
+                          widths=(4, 4))

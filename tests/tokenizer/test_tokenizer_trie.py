@@ -320,3 +320,10 @@ def test_wrong_shapes_and_dtypes_raise(codes, widths, order):
     trie, _ = tries.build_trie(CODES, WIDTHS)
     with pytest.raises(ValueError, match="at most 2 codes"):
         tries.item_paths(trie, jnp.zeros((1, 3), jnp.int32))
+
+
+def test_codes_beyond_32_bits_are_no_others():
+    trie, _ = tries.build_trie(np.array([[0, 1], [3, 2]]), (4, 4))
+    wide = np.array([[0, 1], [3, 2], [2**32, 1], [2**32 + 3, 2], [-2**32, 1]])
+    found = np.asarray(tries.item_paths(trie, wide))
+    assert (found[:2] >= 0).all() and (found[2:] == -1).all()
