@@ -17,7 +17,7 @@ from oxyrec_jax.data.readers.tables import ItemColumns, TableColumns
 from oxyrec_jax.models.generator import Generator
 from oxyrec_jax.models.instructions import InstructionConfig
 from oxyrec_jax.report import write_scenario_page
-from oxyrec_jax.train import beginning, loop, setup
+from oxyrec_jax.train import loop, setup
 from oxyrec_jax.train.parameters import read_params, write_params
 
 
@@ -69,12 +69,9 @@ def tiny(table, folder, steps):
         evaluate=dataclasses.replace(cfg.evaluate, ks=(1, 10)), beams=10)
 
 
-def drawn(model, dataset, catalogue, cfg, folder, *, seed, start=None, **_):
+def drawn(model, dataset, catalogue, cfg, folder, *, seed, start=None, more=None, **_):
     """In place of a training: what it would keep, of parameters that are drawn."""
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = {"train": dataclasses.asdict(cfg), "seed": seed,
-                "model": dataclasses.asdict(model.cfg)}
-    beginning.check_same_run(folder / "run.json", settings, {})
+    loop.check_folder(model, cfg, folder, seed=seed, more=more)
     if not (folder / "best").exists():
         batch = setup.feed(model, dataset, cfg.pipeline, seed=seed).example
         shapes = nn.meta.unbox(jax.eval_shape(
