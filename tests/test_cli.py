@@ -230,7 +230,7 @@ def test_prepare_wants_to_know_the_log(tmp_path, oxyrec):
     refuses(oxyrec("prepare", "--workdir", tmp_path / "new", "--source", "table",
                    "--path", log / "events.csv"),
             "events.csv", "no column user", "visitor, sku, at")
-    assert not (tmp_path / "new" / "experiment.json").exists()
+    assert not (tmp_path / "new").exists()  # nothing is left to be confused by
 
 
 def test_quickstart_takes_no_experiment(oxyrec):

@@ -1,5 +1,6 @@
 """Verbs that make something: a data set, semantic IDs, a trained or aligned network."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -86,7 +87,13 @@ class Prepare(Verb):
         short = [f"data.{name}={json.dumps(value)}" for name, value in
                  (("source", self.source), ("path", self.path), ("items", self.items))
                  if value]
-        return workflow.prepare(self.space(*short))
+        space = self.space(*short)
+        try:
+            return workflow.prepare(space)
+        except InputError:
+            with contextlib.suppress(OSError):  # it holds something: rows left out
+                space.folder.rmdir()
+            raise
 
 
 @dataclasses.dataclass(frozen=True)
