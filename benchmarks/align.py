@@ -143,7 +143,7 @@ class _World:
             "segments": np.ones((BATCH, HISTORY), np.int32),
             "target_positions": np.full((BATCH, 1), HISTORY - 1, np.int32),
             "targets": rng.integers(0, ITEMS, (BATCH, 1)).astype(np.int32),
-            "scenario": np.zeros(BATCH, np.int32),
+            "asked_scenario": np.zeros(BATCH, np.int32),
             "logged": rng.integers(0, ITEMS, (BATCH, cfg.logged)).astype(np.int32)})
         self.params = nn.meta.unbox(jax.jit(self.model.init)(
             jax.random.key(0), self.batch, self.catalogue.tables)["params"])
