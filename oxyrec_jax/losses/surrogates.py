@@ -26,9 +26,9 @@ def clipped(ratio: Array, advantages: Array, *, low: float, high: float) -> Arra
     """The pessimistic clipped cost -min(r A, clip(r, 1 - low, 1 + high) A)."""
     # Chosen, not the smaller one of two: equal ones would share the gradient.
     most, least = 1 + high, 1 - low
-    near = jnp.where((advantages > 0) & (ratio > most), most, jnp.where(
-        (advantages < 0) & (ratio < least), least, ratio))
-    return -near * advantages
+    good = advantages > 0
+    far = jnp.where(good, ratio > most, ratio < least)
+    return -jnp.where(far, jnp.where(good, most, least), ratio) * advantages
 
 
 def dual_clipped(ratio: Array, advantages: Array, *, low: float, high: float,
