@@ -83,9 +83,12 @@ def recommend(space: Workspace, *, user: str | None = None,
     table = sid_table.catalogue_table(ready.dataset, ready.ids)
     ids, titles = table["item_id"].to_pylist(), table["title"].to_pylist()
     history = _history(ready.dataset, ids, user, items)
-    open_ = np.array(ready.ids.live)
+    open_, allowed = np.array(ready.ids.live), None
     if exclude_history:
+        trie = ready.catalogue.trie
         open_[history] = False
+        allowed = make_filter(trie, place_items(trie, ready.leaves), batch=1,
+                              deny=jax.numpy.asarray(history[None]))
     count = int(open_.sum())
     if not 1 <= k <= count:
         raise InputError(f"--k {k}: the catalogue has {count} items"
@@ -100,11 +103,6 @@ def recommend(space: Workspace, *, user: str | None = None,
     batch = _request(space, ready, history, asked, ids, user)
     if read is not None:
         batch["target_instruction"] = read.vector[None, None]
-    allowed = None
-    if exclude_history:
-        trie = ready.catalogue.trie
-        allowed = make_filter(trie, place_items(trie, ready.leaves), batch=1,
-                              deny=jax.numpy.asarray(history[None]))
     answer = _answers(space, ready, params, batch, allowed)[0]
     scores = {}
     if rerank:

@@ -98,9 +98,7 @@ def info_nce_loss(anchors: Array, positives: Array, *, temperature: float | Arra
     anchors = checks.as_float("anchors", anchors)
     positives = checks.as_float("positives", positives, anchors.shape)
     checks.check_option("temperature", temperature, 0, open_low=True)
-    if mask is None:
-        mask = jnp.ones(anchors.shape[:1], bool)
-    mask = checks.as_mask("mask", mask, anchors.shape[:1])
+    mask = checks.optional_mask(mask, anchors.shape[:1])
     anchors = jnp.where(mask[:, None], anchors, 0)
     positives = jnp.where(mask[:, None], positives, 0)
     # Scaling the anchors first costs B D instead of B² divisions.
@@ -124,11 +122,10 @@ def _log_variance(vectors: Array, mask: Array | None) -> Array:
     # Seen from one of them, equal vectors are exactly 0: the mean would leave rounding.
     one = 0 if mask is None else jnp.argmax(mask)
     vectors = vectors - jax.lax.stop_gradient(vectors[one])
-    if mask is not None:
-        vectors = jnp.where(mask[:, None], vectors, 0)
     if mask is None:
         variance = jnp.mean(jnp.var(vectors, axis=0))
     else:
+        vectors = jnp.where(mask[:, None], vectors, 0)
         size = jnp.maximum(aggregation.count(mask, vectors.dtype), 1)
         apart = jnp.where(mask[:, None], vectors - jnp.sum(vectors, axis=0) / size, 0)
         variance = jnp.mean(jnp.sum(jnp.square(apart), axis=0)) / size

@@ -42,6 +42,11 @@ def as_mask(name: str, array: Array, shape: Shape | None = None) -> Array:
     return array
 
 
+def optional_mask(mask: Array | None, shape: Shape) -> Array:
+    """The argument `mask` of `shape`; None: all are real. Raises as `as_mask` does."""
+    return as_mask("mask", jnp.ones(shape, bool) if mask is None else mask, shape)
+
+
 def as_weights(weights: Array | None, mask: Array, dtype: jnp.dtype) -> Array:
     """Returns weights of examples, without a gradient and 0 where masked.
 

@@ -44,7 +44,7 @@ def dpo_loss(chosen: Array, rejected: Array, ref_chosen: Array, ref_rejected: Ar
     checks.check_option("label_smoothing", label_smoothing, 0, 0.5, open_high=True)
     ref_margin = jax.lax.stop_gradient(ref_chosen - ref_rejected)
     margin = beta * (chosen - rejected - ref_margin)
-    mask = _pairs(mask, margin.shape)
+    mask = checks.optional_mask(mask, margin.shape)
     margin = jnp.where(mask, margin, 0)
     cost = jax.nn.softplus(-margin)
     if not checks.is_off(label_smoothing):
@@ -86,9 +86,7 @@ def softmax_dpo_loss(positive: Array, negatives: Array, ref_positive: Array,
     positive = checks.as_float("positive", positive, rows)
     ref_positive = checks.as_float("ref_positive", ref_positive, rows)
     checks.check_option("beta", beta, 0, open_low=True)
-    if mask is None:
-        mask = jnp.ones(negatives.shape, bool)
-    mask = checks.as_mask("mask", mask, negatives.shape)
+    mask = checks.optional_mask(mask, negatives.shape)
     live = jnp.any(mask, axis=-1)
     best = jnp.where(live, positive - jax.lax.stop_gradient(ref_positive), 0)
     others = jnp.where(mask, negatives - jax.lax.stop_gradient(ref_negatives), 0)
@@ -126,13 +124,7 @@ def simpo_loss(chosen_mean: Array, rejected_mean: Array, *, beta: float,
     rejected_mean = checks.as_float("rejected_mean", rejected_mean, chosen_mean.shape)
     checks.check_option("beta", beta, 0, open_low=True)
     checks.check_option("margin", margin, 0)
-    mask = _pairs(mask, chosen_mean.shape)
+    mask = checks.optional_mask(mask, chosen_mean.shape)
     ahead = jnp.where(mask, chosen_mean - rejected_mean, 0)
     cost = jax.nn.softplus(margin - beta * ahead)
     return Weighted(jnp.sum(cost, where=mask), aggregation.count(mask, cost.dtype))
-
-
-def _pairs(mask: Array | None, shape: tuple[int, ...]) -> Array:
-    """Which pairs are real."""
-    return checks.as_mask("mask", jnp.ones(shape, bool) if mask is None else mask,
-                          shape)
